@@ -1,0 +1,83 @@
+"""A checkpoint: named tensors, what is known about them, and where they came from.
+
+Nothing here imports torch at run time, so a page can show a table of checkpoints before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Property = float | int | str | bool
+
+
+class Refusal(ValueError):
+    """A file that is not loaded, and why, in words for the person who dropped it.
+
+    Attributes:
+        code: Stable identifier in kebab case, for example ``"truncated"``.
+        hint: One short sentence: what to do next.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+    def line(self) -> str:
+        """The refusal as one line: what is wrong, then what to do."""
+        return f"{self} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, str, str]]:
+        return (type(self), (self.code, str(self), self.hint))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the tensors of a checkpoint came from.
+
+    Attributes:
+        sha256: Hex digest of the file's bytes; of a sharded checkpoint, of its index followed by its shards.
+        container: ``"safetensors"``, ``"safetensors-sharded"``, ``"torch-zip"``, ``"torch-legacy"``, ``"npz"``,
+            ``"zip"`` or, for tensors that never were a file, ``"memory"``.
+        size_bytes: Size of the file.
+        key_path: Keys that were followed from the top of the file to the state dict, outermost first.
+        prefixes_stripped: Prefixes common to all tensor names that were removed, outermost first.
+        ignored: Entries that are not part of the checkpoint, each with the reason.
+        dtypes: How many tensors have each dtype, by the dtype's short name (``"float32"``).
+    """
+
+    sha256: str
+    container: str
+    size_bytes: int
+    key_path: tuple[str, ...] = ()
+    prefixes_stripped: tuple[str, ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
+    dtypes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network's weights.
+
+    Attributes:
+        name: What to call it on screen; never a path of this machine.
+        tensors: Tensor name → CPU tensor, in file order. Tied tensors are the same object.
+        properties: What the file says about the model (``accuracy``, ``epoch`` …).
+        provenance: Where it came from.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    properties: Mapping[str, Property]
+    provenance: Provenance
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of floating-point entries; tied tensors count once, integer buffers not at all."""
+        unique = {id(t): t for t in self.tensors.values() if t.is_floating_point()}
+        return sum(t.numel() for t in unique.values())
