@@ -1,0 +1,60 @@
+"""Open a zoo, whatever it is: an embedded name, a native folder, modelzoos, a folder or zip of checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.progress import CancelCheck, Progress, no_progress
+from sane_engine.workspace import assets_root
+
+if TYPE_CHECKING:
+    from sane_engine.zoo.zoo import Zoo
+
+
+def embedded_zoos() -> list[str]:
+    """Names of the zoos that ship with the code, in alphabetical order."""
+    return sorted(path.parent.name for path in (assets_root() / "zoos").glob("*/zoo.json"))
+
+
+def load_zoo(
+    path_or_name: str | os.PathLike[str],
+    *,
+    progress: Progress = no_progress,
+    cancelled: CancelCheck | None = None,
+) -> Zoo:
+    """Open a zoo.
+
+    Args:
+        path_or_name: The name of an embedded zoo (it wins over a folder of the same name; write ``./name`` for
+            that), a native folder, a folder in one of the modelzoos dialects, or a folder or zip of checkpoints,
+            with or without a CSV of properties.
+        progress: Called while many files are read.
+        cancelled: Asked between files.
+
+    Raises:
+        Refusal: There is no such zoo, or nothing in it can be read.
+        Cancelled: ``cancelled`` answered true.
+    """
+    from sane_engine.zoo.native import is_native, load_native
+
+    if isinstance(path_or_name, str) and path_or_name in embedded_zoos():
+        return load_native(assets_root() / "zoos" / path_or_name)
+    path = Path(path_or_name).expanduser()
+    if not path.exists():
+        known = ", ".join(embedded_zoos()) or "none"
+        raise Refusal(
+            "zoo-not-found",
+            f"There is no zoo at {path_or_name}.",
+            f"Give the path of a folder or zip, or the name of an embedded zoo ({known}).",
+        )
+    if path.is_dir() and is_native(path):
+        return load_native(path)
+    from sane_engine.zoo.folder import load_folder
+    from sane_engine.zoo.modelzoos import is_modelzoos, load_modelzoos
+
+    if path.is_dir() and is_modelzoos(path):
+        return load_modelzoos(path, progress=progress, cancelled=cancelled)
+    return load_folder(path, progress=progress, cancelled=cancelled)
