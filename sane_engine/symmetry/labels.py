@@ -14,6 +14,7 @@ product). A context is kept only where the outer atom stands in the same tensor,
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import accumulate
 from math import prod
 
 Product = tuple["Leaf", ...]
@@ -264,15 +265,13 @@ class Labels:
             if _length(a[at]) < _length(b[at]):
                 a, b = b, a
             length = _length(a[at])
+            covered = [product for product, end in zip(b[at:], _ends(b[at:]), strict=True) if end - _length(product) < length]
             if all(atom.fixed for atom, _ in a[at]):  # a fixed stretch has no bounds of its own: fix all it covers
-                covered = 0
-                for product in b[at:]:
-                    if covered < length:
-                        self.fix((product,))
-                    covered += _length(product)
+                self.fix(tuple(covered))
             else:
-                cut = _length(b[at])
-                a = (*a[:at], *self.cut_product(a[at], (cut, length - cut)), *a[at + 1 :])
+                edges = [0, *(end for end in _ends(tuple(covered)) if end < length), length]
+                sizes = [end - start for start, end in zip(edges, edges[1:], strict=False)]
+                a = (*a[:at], *self.cut_product(a[at], sizes), *a[at + 1 :])
             a, b = self.resolve(a), self.resolve(b)
         for p, q in zip(a, b, strict=True):
             self._unite_products(p, q)
@@ -352,7 +351,11 @@ class Labels:
         return self.resolve((product,))
 
     def _cut_atom(self, atom: Atom, sizes: Sequence[int]) -> None:
-        dependents = [a for a in self.atoms if a.parent is None and atom in self.context(a)]
+        dependents = [
+            a
+            for a in self.atoms
+            if a.parent is None and not a.fixed and a.size > 1 and any(a.contexts) and atom in self.context(a)
+        ]
         if dependents:
             self._restart_if_leading(atom, sizes)
             for dependent in dependents:
@@ -379,6 +382,10 @@ class Labels:
 
 def _length(product: Product) -> int:
     return prod(atom.size for atom, _ in product)
+
+
+def _ends(axis: Axis) -> list[int]:
+    return list(accumulate(_length(product) for product in axis))
 
 
 def even(axis: Axis) -> Axis:

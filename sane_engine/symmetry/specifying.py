@@ -17,6 +17,8 @@ def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) 
     already contain them.
     """
     resolved = {name: tuple(labels.resolve(axis) for axis in value.axes) for name, value in weights.items()}
+    _fix_loners(labels, resolved)
+    resolved = {name: tuple(labels.resolve(axis) for axis in axes) for name, axes in resolved.items()}
     contexts = _sound_contexts(labels, resolved)
     blocks = {outer for context in contexts.values() for outer in context}
     numbers: dict[Atom, int] = {}
@@ -52,6 +54,20 @@ def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) 
         if any(f.group is not None for axis in spec for segment in axis for f in segment):
             tensors[name] = spec
     return Symmetry(tuple(groups), tuple(owners), tensors, tuple(notes))
+
+
+def _fix_loners(labels: Labels, resolved: Mapping[str, tuple[Axis, ...]]) -> None:
+    """Fix what stands in one place only: not a hidden unit, which is made and used, but rows this input left unread."""
+    seen: dict[Atom, tuple[int, Axis]] = {}
+    for axes in set(resolved.values()):  # tied tensors count once
+        for axis in axes:
+            for product in axis:
+                for atom, _ in product:
+                    if not atom.fixed:
+                        seen[atom] = (seen.get(atom, (0, ()))[0] + 1, (product,))
+    for count, axis in seen.values():
+        if count == 1:
+            labels.fix(axis)
 
 
 def _sound_contexts(labels: Labels, resolved: Mapping[str, tuple[Axis, ...]]) -> dict[Atom, frozenset[Atom]]:

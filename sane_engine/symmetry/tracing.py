@@ -98,7 +98,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _named_tensors(module: nn.Module) -> tuple[list[list[str]], list[Tensor], list[bool]]:
-    """The distinct tensors of a module, all names of each, and whether it is in the state dict."""
+    """The distinct tensors of a module, all names of each, and whether it may be permuted: saved, and no mask or count."""
     saved = set(module.state_dict())
     every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     names: dict[tuple[Any, ...], list[str]] = {}
@@ -108,7 +108,10 @@ def _named_tensors(module: nn.Module) -> tuple[list[list[str]], list[Tensor], li
         key = (storage, tuple(tensor.shape), tensor.stride(), tensor.dtype)
         names.setdefault(key, []).append(name)
         tensors.setdefault(key, tensor)
-    return list(names.values()), list(tensors.values()), [any(n in saved for n in group) for group in names.values()]
+    movable = [
+        tensor.is_floating_point() and any(name in saved for name in names[key]) for key, tensor in tensors.items()
+    ]
+    return list(names.values()), list(tensors.values()), movable
 
 
 def _trace(
