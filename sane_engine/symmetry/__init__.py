@@ -9,6 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sane_engine.symmetry.aligning import align as align
+    from sane_engine.symmetry.aligning import align_zoo as align_zoo
+    from sane_engine.symmetry.aligning import distance as distance
+    from sane_engine.symmetry.aligning import match as match
     from sane_engine.symmetry.permutations import Permutations as Permutations
     from sane_engine.symmetry.spec import Symmetry as Symmetry
     from sane_engine.symmetry.tracing import find_symmetry as find_symmetry
@@ -16,7 +20,11 @@ if TYPE_CHECKING:
 _HOME = {
     "Permutations": "permutations",
     "Symmetry": "spec",
+    "align": "aligning",
+    "align_zoo": "aligning",
+    "distance": "aligning",
     "find_symmetry": "tracing",
+    "match": "aligning",
 }
 
 __all__ = sorted(_HOME)
