@@ -8,8 +8,9 @@ groups held, the best order of one group is a linear assignment. What is differe
 * A group is solved again only where a neighbour moved, and similarities are corrected for what moved, not recomputed.
 * Heads and convolution groups are matched as blocks, each pair at the best order of the units inside.
 * Signs are matched together with the order, by the absolute similarity.
-* Every tensor counts by its number of entries: it is divided by the reference's root mean square, so that running
-  variances do not outweigh kernels.
+* Every tensor counts by its number of entries: its inner products are divided by the reference's mean square, so that
+  running variances do not outweigh kernels.
+* Units that lie where they belong are recognised from norms, without the products of all pairs.
 
 All models of a batch are matched at once, each on its own.
 """
@@ -28,8 +29,9 @@ from sane_engine.symmetry.occurrences import Occurrence, flip, move, occurrences
 from sane_engine.symmetry.spec import Symmetry
 
 _MAX_SWEEPS = 100
-_GAIN = 1e-6  # of a group's similarity; less is rounding
+_GAIN = 1e-3  # of what the group's order is worth, or a fifth of one unit's share: less is not worth another sweep
 _LARGE = 65_536  # entries from which on similarities are kept and corrected
+_RECOMPUTE = 0.75  # share of an axis that moved, from which on a similarity is computed anew
 
 
 class Matcher:
@@ -45,17 +47,19 @@ class Matcher:
         self.symmetry = symmetry
         self.places = occurrences(symmetry)
         self.reference: dict[str, Tensor] = {}
+        self.weight: dict[str, float] = {}
         self.aligned: dict[str, Tensor] = {}
         self.models = 0
         for name in symmetry.tensors:
             target = reference[name].detach()
             self.models = len(stacked[name])
             target = target.to(torch.float64 if target.dtype == torch.float64 else torch.float32)
-            scale = float(target.square().mean().sqrt()) or 1.0
+            mean = float(target.square().sum(dtype=torch.float64)) / max(target.numel(), 1)
+            self.weight[name] = 1 / mean if mean > 0 else 1.0
             order = _fixed_first(symmetry, name)
-            self.reference[name] = (target / scale).permute(order).contiguous()[None]
-            batch = stacked[name].detach().to(target.dtype) / scale
-            self.aligned[name] = batch.permute(0, *(d + 1 for d in order)).contiguous()
+            self.reference[name] = target.permute(order).contiguous()[None]
+            batch = stacked[name].detach().to(target.dtype).permute(0, *(d + 1 for d in order))
+            self.aligned[name] = batch.clone(memory_format=torch.contiguous_format)
         self.places = {g: [_reordered(symmetry, place) for place in places] for g, places in self.places.items()}
         shapes = [symmetry.family_shape(g) for g in range(len(symmetry.groups))]
         self.orders = {g: torch.arange(s[-1]).expand(self.models, *s).clone() for g, s in enumerate(shapes)}
@@ -109,7 +113,10 @@ class Matcher:
         return known or places
 
     def _solve_units(self, group: int, models: Tensor, settled: set[int] | None) -> None:
-        plain, signed = self._similarities(self._chosen(group, settled), models)
+        places = self._chosen(group, settled)
+        if settled is None and self._in_place(places):
+            return
+        plain, signed = self._similarities(places, models)
         shape = self.orders[group].shape[1:]
         total, current = _combine(plain, signed)
         lead = (len(models), prod(shape[:-1]))
@@ -140,45 +147,62 @@ class Matcher:
 
     def _correct(self, group: int, models: Tensor, order: Tensor, signs: Mapping[int, Tensor]) -> None:
         """Move the units of a group in all tensors, and correct the similarities that are kept."""
-        moved = order[0].flatten() != torch.arange(order.shape[-1]) if order.ndim == 2 and self.models == 1 else None
         for place in self.places[group]:
             stacked = self.aligned[place.tensor]
-            if moved is None or not self._correct_kept(place, order[0], moved, signs):
-                batch = stacked if len(models) == self.models else stacked[models]
-                view = place.view(batch)
-                move(view, order)
-                if place.sign is not None:
-                    flip(view, signs[place.sign])
-                if batch is not stacked:
-                    stacked[models] = batch
-                for other in [kept for kept in self.kept if kept.tensor == place.tensor]:
-                    del self.kept[other]
+            sign = None if place.sign is None else signs.get(place.sign)
+            kept = [other for other in self.kept if other.tensor == place.tensor]
+            if kept and self._correct_kept(place, kept, order, sign):
+                continue
+            if self.models == 1 and place.whole and order.ndim == 2:
+                stacked = self.aligned[place.tensor] = stacked.index_select(place.dim + 1, order[0])
+                if sign is not None:
+                    flip(place.view(stacked), sign)
+                continue
+            batch = stacked if len(models) == self.models else stacked[models]
+            view = place.view(batch)
+            move(view, order)
+            if sign is not None:
+                flip(view, sign)
+            if batch is not stacked:
+                stacked[models] = batch
 
-    def _correct_kept(self, place: Occurrence, order: Tensor, moved: Tensor, signs: Mapping[int, Tensor]) -> bool:
-        """The same for one large matrix with two permuted axes, at the cost of what moved. Says whether it applied."""
-        kept = [other for other in self.kept if other.tensor == place.tensor]
-        stacked = self.aligned[place.tensor]
-        if place.sign is not None and place.sign in signs:
-            moved = moved | (signs[place.sign][0] < 0)
-        if not kept or not place.whole or stacked.ndim < 3:
+    def _correct_kept(
+        self, place: Occurrence, kept: Sequence[Occurrence], order: Tensor, sign: Tensor | None
+    ) -> bool:
+        """Correct what is kept of a large tensor, at the cost of what moved; forget it where computing anew is cheaper.
+
+        Returns:
+            Whether the tensor itself was moved, too.
+        """
+        if not place.whole:
+            for other in kept:
+                del self.kept[other]
             return False
-        if any(not other.whole for other in kept) or int(moved.sum()) * 2 > len(moved):
+        across = []
+        for other in kept:
+            if other.dim == place.dim:  # units of this very axis: the columns move along
+                values = self.kept[other].index_select(-1, order[0])
+                self.kept[other] = values if sign is None else values * sign[:, None, :]
+            else:
+                across.append(other)
+        moved = order[0] != torch.arange(order.shape[-1])
+        if sign is not None:
+            moved |= sign[0] < 0
+        if float(moved.float().mean()) > _RECOMPUTE:
+            for other in across:
+                del self.kept[other]
             return False
         dim = place.dim + 1
+        stacked = self.aligned[place.tensor]
         at = moved.nonzero().flatten()
-        after = stacked.index_select(dim, order[at])
-        if place.sign is not None and place.sign in signs:
-            flip(after.movedim(dim, 1), signs[place.sign][:, at])
-        before = stacked.index_select(dim, at)
-        target = self.reference[place.tensor].index_select(dim, at)
-        for other in kept:
-            if other.dim == place.dim:
-                fresh = self.kept[other].index_select(-1, order)
-                if place.sign is not None and place.sign in signs:
-                    fresh *= signs[place.sign][:, None, :]
-                self.kept[other] = fresh
-            else:
-                self.kept[other] += _product(other, target, after - before)
+        after = stacked.index_select(dim, order[0][at])
+        if sign is not None:
+            flip(after.movedim(dim, 1), sign[:, at])
+        if across:
+            change = after - stacked.index_select(dim, at)
+            target = self.reference[place.tensor].index_select(dim, at)
+            for other in across:
+                self.kept[other] += _product(other, target, change)
         stacked.index_copy_(dim, at, after)
         return True
 
@@ -242,7 +266,7 @@ class Matcher:
         plain: Tensor | None = None
         signed: dict[int, Tensor] = {}
         for place in places:
-            values = self._similarity(place, models, pairs).double()
+            values = self._similarity(place, models, pairs).double() * self.weight[place.tensor]
             if place.sign is None:
                 plain = values if plain is None else plain + values
             else:
@@ -251,10 +275,38 @@ class Matcher:
             plain = torch.zeros_like(next(iter(signed.values())))
         return plain, signed
 
+    def _in_place(self, places: Sequence[Occurrence]) -> bool:
+        """Whether the present order is certainly the best, seen without the products that are not kept.
+
+        If no pair is worth more than the mean of its two units' present worths, no order is worth more than the present
+        one. What a missing product can be worth at most is the product of the norms (Cauchy and Schwarz).
+        """
+        large = [place for place in places if self._keeps(place)]
+        missing = [place for place in large if place not in self.kept]
+        known = [place for place in places if place not in missing]
+        if not missing or not known or any(place.sign is not None for place in places):
+            return False
+        worth = self._similarities(known, torch.zeros(1, dtype=torch.int64))[0][0]
+        present = worth.diagonal().clone()
+        if bool((worth > (present[:, None] + present[None, :]) / 2).any()):
+            return False
+        for place in missing:
+            ours, theirs = place.view(self.reference[place.tensor])[0], place.view(self.aligned[place.tensor])[0]
+            rest = tuple(range(1, ours.ndim))
+            weight = self.weight[place.tensor]
+            present += (ours * theirs).sum(rest).double() * weight
+            bound = torch.outer(ours.square().sum(rest).sqrt(), theirs.square().sum(rest).sqrt())
+            worth += bound.double() * weight
+        worth.fill_diagonal_(-torch.inf)
+        return bool((worth <= (present[:, None] + present[None, :]) / 2).all())
+
+    def _keeps(self, place: Occurrence) -> bool:
+        large = self.reference[place.tensor].numel() >= _LARGE
+        return self.models == 1 and place.whole and large and self.aligned[place.tensor].ndim >= 3
+
     def _similarity(self, place: Occurrence, models: Tensor, pairs: bool) -> Tensor:
         stacked, target = self.aligned[place.tensor], self.reference[place.tensor]
-        keeps = self.models == 1 and place.whole and stacked.ndim >= 3 and target.numel() >= _LARGE
-        if keeps:
+        if self._keeps(place):
             if place not in self.kept:
                 self.kept[place] = _product(place, target, stacked)
             return self.kept[place]
@@ -323,6 +375,7 @@ def _assign(total: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
     """Orders ``[m, c, n]`` that maximise ``total [m, c, n, n]``, and their gain over ``current [m, c, n]`` or zero."""
     m, c, n, _ = total.shape
     orders, worth = _best(total.reshape(m * c, n, n))
-    gain = torch.from_numpy(worth).reshape(m, c) - current.sum(-1)
-    scale = total.abs().amax((-1, -2)) * n
-    return torch.from_numpy(orders).reshape(m, c, n), torch.where(gain > _GAIN * scale, gain, torch.zeros_like(gain))
+    value = torch.from_numpy(worth).reshape(m, c)
+    gain = value - current.sum(-1)
+    enough = gain > min(_GAIN, 0.2 / n) * value.abs()
+    return torch.from_numpy(orders).reshape(m, c, n), torch.where(enough, gain, torch.zeros_like(gain))
