@@ -24,7 +24,9 @@ from symmetry_networks import resnet18, small_cnn  # noqa: E402  (needs the path
 from sane_engine.symmetry import Symmetry, align, align_zoo, find_symmetry  # noqa: E402
 
 
-def plain_loop(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+def plain_loop(
+    tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry
+) -> dict[str, Tensor]:
     """Weight matching as it is usually written: for every group, permute everything else, multiply, assign, repeat.
 
     Only for symmetries whose axes are single, whole groups, as those of ResNets are.

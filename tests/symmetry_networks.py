@@ -42,7 +42,14 @@ def small_cnn() -> nn.Module:
 
 def lenet5() -> nn.Module:
     return nn.Sequential(
-        *(nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2)),
+        *(
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+        ),
         *(nn.Flatten(), nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10)),
     )
 
@@ -57,7 +64,8 @@ class Residual(nn.Module):
         sizes = sizes or [(width_in, width, 3), (width, width, 3)]
         strided = 1 if bottleneck else 0
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, k, stride if i == strided else 1, k // 2, bias=False) for i, (a, b, k) in enumerate(sizes)
+            nn.Conv2d(a, b, k, stride if i == strided else 1, k // 2, bias=False)
+            for i, (a, b, k) in enumerate(sizes)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b, _ in sizes)
         self.relu = nn.ReLU(inplace=True)
@@ -156,7 +164,15 @@ class Inverted(nn.Module):
 def mobilenet_v2(scale: int = 4) -> nn.Module:
     channels = 32 // scale
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU6()]
-    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    table = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
     for expand, out, count, stride in table:
         for i in range(count):
             layers.append(Inverted(channels, out // scale, stride if i == 0 else 1, expand))
@@ -239,7 +255,9 @@ class GPTBlock(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, width: int = 32, heads: int = 4, depth: int = 2, vocabulary: int = 50, length: int = 12) -> None:
+    def __init__(
+        self, width: int = 32, heads: int = 4, depth: int = 2, vocabulary: int = 50, length: int = 12
+    ) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.h = nn.ModuleList(GPTBlock(width, heads, length) for _ in range(depth))
@@ -265,7 +283,7 @@ CASES = {
     "vgg16-bn": Case(vgg16_bn, images(3, 64, 64), neurons=8 * (2 + 4 + 12 + 48) + 2 * 48),
     # the stem, bottleneck (4) and growth (1) of 58 layers, three transitions
     "densenet-121": Case(densenet121, images(3, 32, 32), neurons=4 * (2 + 58 * 5 + 4 + 8 + 16)),
-    # the stem, seven streams, the inside of every expanded block, the head; the streams are linear, so they may flip
+    # the stem, seven streams, the inside of every expanded block, the head; the (linear) streams may flip
     "mobilenet-v2": Case(mobilenet_v2, images(3, 32, 32), (32 + 712 + 7104 + 1280) // 4, flippable=712 // 4),
     # the stream; in each block 3 heads, queries with keys, values, the MLP; queries, keys and values may flip
     "vit-tiny": Case(ViT, images(3, 32, 32), 48 + 12 * (48 + 48 + 192), blocks=12 * 3, flippable=12 * 96),

@@ -52,7 +52,9 @@ def change(module: nn.Module, symmetry: Symmetry, example: Tensor, seed: int = 0
     with torch.no_grad():
         before = torch.func.functional_call(module, state, (example,), tie_weights=False)
         after = torch.func.functional_call(module, permuted, (example,), tie_weights=False)
-    assert float((before[0] - before[1]).abs().max()) > 1e-2 * float(before.abs().max()), "a dead network shows nothing"
+    assert float((before[0] - before[1]).abs().max()) > 1e-2 * float(before.abs().max()), (
+        "a dead network shows nothing"
+    )
     return float((after - before).abs().max() / before.abs().max())
 
 
@@ -192,7 +194,12 @@ class Gated(nn.Module):
         super().__init__()
         self.embed, self.norm = nn.Embedding(20, 16), nn.RMSNorm(16)
         self.q, self.k, self.v = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
-        self.o, self.gate, self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.o, self.gate, self.up, self.down = (
+            nn.Linear(16, 16),
+            nn.Linear(16, 24),
+            nn.Linear(16, 24),
+            nn.Linear(24, 16),
+        )
         self.head = nn.Linear(16, 20)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def align_zoo(
 
 
 def distance(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
-    """Relative distance ‖tensors − reference‖ / ‖reference‖ over all floating-point tensors, each scaled to unit RMS.
+    """Relative distance ‖tensors − reference‖ / ‖reference‖ over all floating-point tensors, at unit RMS each.
 
     Scaling by the reference's root mean square is what :func:`match` minimises: every entry counts alike.
     """
@@ -107,4 +107,4 @@ def distance(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> 
         if target.is_floating_point() and (scale := float(target.double().square().mean())) > 0:
             difference += float((tensors[name].double() - target.double()).square().sum()) / scale
             total += target.numel()
-    return (difference / max(total, 1.0)) ** 0.5
+    return float((difference / max(total, 1.0)) ** 0.5)

@@ -1,70 +1,26 @@
 """What the tracer knows about an axis: which of its indices may be exchanged, and together with what.
 
 An axis is a *concatenation* of segments, a segment is a *product* of leaves in row-major order, and a leaf is an
-:class:`Atom`: ``size`` interchangeable indices. Two axes that must be permuted alike are *united*; to be united, atoms
-are refined, either into a product (a flattened image is channels × pixels, a head axis is heads × width) or into a
-concatenation (what DenseNet appends). Every operation on :class:`Labels` only ever removes freedom, so applying the
-rules of a network again and again ends, and stopping to understand something never makes the answer wrong.
+:class:`Atom`: ``size`` interchangeable indices. Two axes that must be permuted alike are *united*; to be united,
+atoms are refined, either into a product (a flattened image is channels × pixels, a head axis is heads × width) or
+into a concatenation (what DenseNet appends). Every operation on :class:`Labels` only ever removes freedom, so
+applying the rules of a network again and again ends, and stopping to understand something never makes the answer
+wrong.
 
-An atom may depend on others, its *context*: inside each attention head, or inside each group of a grouped convolution,
-units permute on their own, so the permutation of the inner atom is a family indexed by the outer one (a wreath
-product). A context is kept only where the outer atom stands in the same tensor, exactly once.
+An atom may depend on others, its *context*: inside each attention head, or inside each group of a grouped
+convolution, units permute on their own, so the permutation of the inner atom is a family indexed by the outer one
+(a wreath product). A context is kept only where the outer atom stands in the same tensor, exactly once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 
-Product = tuple["Leaf", ...]
-Axis = tuple[Product, ...]
+from sane_engine.symmetry.atoms import Atom, Axis, Leaf, Product, Restart, Sign
 
 _REPLICATE_AT_MOST = 256  # how many times a fixed leading axis may repeat a concatenation behind it
-
-
-class Sign:
-    """A variable in {−1, +1} for each unit of an atom; united with others like atoms are."""
-
-    __slots__ = ("fixed", "parent", "parts")
-
-    def __init__(self) -> None:
-        self.parent: Sign | None = None
-        self.fixed = False
-        self.parts: tuple[Sign, ...] | None = None
-
-
-class Atom:
-    """``size`` indices that are exchanged together with every other axis that holds this atom."""
-
-    __slots__ = ("concat", "contexts", "dropped", "fixed", "parent", "parts", "serial", "size")
-
-    def __init__(self, size: int, contexts: list[tuple[Atom, ...]], serial: int) -> None:
-        self.size = size
-        self.parent: Atom | None = None
-        self.fixed = False
-        self.parts: tuple[Atom, ...] | None = None
-        self.concat = False
-        self.contexts = contexts
-        self.dropped: set[Atom] = set()
-        self.serial = serial
-
-
-Leaf = tuple[Atom, Sign | None]
-
-
-class Restart(Exception):
-    """An atom must be cut where a product was assumed: begin again, with the parameter's axis cut from the start.
-
-    Attributes:
-        tensor: Name of the parameter.
-        dim: Its axis.
-        sizes: Lengths of the stretches, from ``offset`` on.
-    """
-
-    def __init__(self, tensor: str, dim: int, offset: int, sizes: Sequence[int]) -> None:
-        super().__init__(f"axis {dim} of {tensor} is cut at {offset} into {list(sizes)}")
-        self.tensor, self.dim, self.offset, self.sizes = tensor, dim, offset, tuple(sizes)
 
 
 class Labels:
@@ -126,12 +82,13 @@ class Labels:
         return None if sign is None or sign.fixed else sign
 
     def context(self, atom: Atom) -> frozenset[Atom]:
-        """The leaves this atom's permutation may depend on: what every united member allows, less what was dropped."""
+        """The leaves an atom's permutation may depend on: what every united member allows, less what was dropped."""
         root = self.find(atom)
         if all(not members for members in root.contexts):
             return frozenset()
         sets = [
-            frozenset(leaf for outer in members for leaf in self.leaves_below(outer)) for members in set(root.contexts)
+            frozenset(leaf for outer in members for leaf in self.leaves_below(outer))
+            for members in set(root.contexts)
         ]
         kept = frozenset.intersection(*sets)
         for outer in root.dropped:
@@ -139,7 +96,7 @@ class Labels:
         return frozenset(leaf for leaf in kept if not leaf.fixed and leaf.size > 1 and leaf is not root)
 
     def leaves_below(self, atom: Atom) -> list[Atom]:
-        """Representatives of the unrefined atoms below ``atom``; none for a concatenation, which is no one index."""
+        """Representatives of the unrefined atoms below ``atom``; none for a concatenation: it is no one index."""
         root = self.find(atom)
         if root.parts is None or root.fixed:
             return [root]
@@ -186,7 +143,7 @@ class Labels:
         return root.parts
 
     def multiply(self, axes: Sequence[Axis]) -> Axis:
-        """Row-major product of resolved axes, as one axis. What cannot be said as concatenated products is fixed."""
+        """Row-major product of resolved axes, as one axis. What is no concatenation of products is fixed."""
         result: Axis = self.fixed(1)
         for axis in axes:
             if len(axis) == 1:
@@ -265,12 +222,16 @@ class Labels:
             if _length(a[at]) < _length(b[at]):
                 a, b = b, a
             length = _length(a[at])
-            covered = [product for product, end in zip(b[at:], _ends(b[at:]), strict=True) if end - _length(product) < length]
+            covered = [
+                product
+                for product, end in zip(b[at:], _ends(b[at:]), strict=True)
+                if end - _length(product) < length
+            ]
             if all(atom.fixed for atom, _ in a[at]):  # a fixed stretch has no bounds of its own: fix all it covers
                 self.fix(tuple(covered))
             else:
                 edges = [0, *(end for end in _ends(tuple(covered)) if end < length), length]
-                sizes = [end - start for start, end in zip(edges, edges[1:], strict=False)]
+                sizes = [end - start for start, end in pairwise(edges)]
                 a = (*a[:at], *self.cut_product(a[at], sizes), *a[at + 1 :])
             a, b = self.resolve(a), self.resolve(b)
         for p, q in zip(a, b, strict=True):
@@ -367,7 +328,7 @@ class Labels:
         self.events += 1
 
     def _restart_if_leading(self, atom: Atom, sizes: Sequence[int]) -> None:
-        """If ``atom`` is the slowest index of a whole parameter axis, cut that axis instead: queries, keys, values."""
+        """If ``atom`` is the slowest index of a whole parameter axis, cut that axis: queries, keys, values."""
         whole: Atom | None = atom
         below = 1
         while whole is not None:
@@ -379,6 +340,7 @@ class Labels:
                 (a for a in self.atoms if a.parts and not a.concat and self.find(a.parts[0]) is leading), None
             )
             below = below if whole is None else below * whole.size // leading.size
+
 
 def _length(product: Product) -> int:
     return prod(atom.size for atom, _ in product)

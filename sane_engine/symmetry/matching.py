@@ -5,11 +5,12 @@ groups held, the best order of one group is a linear assignment. What is differe
 
 * The first sweep runs from the input on and looks only at tensors whose other axes are settled already; comparing
   weights whose inputs are still in a random order is noise, and half of the work.
-* A group is solved again only where a neighbour moved, and similarities are corrected for what moved, not recomputed.
+* A group is solved again only where a neighbour moved, and similarities are corrected for what moved, not
+  recomputed.
 * Heads and convolution groups are matched as blocks, each pair at the best order of the units inside.
 * Signs are matched together with the order, by the absolute similarity.
-* Every tensor counts by its number of entries: its inner products are divided by the reference's mean square, so that
-  running variances do not outweigh kernels.
+* Every tensor counts by its number of entries: its inner products are divided by the reference's mean square, so
+  that running variances do not outweigh kernels.
 * Units that lie where they belong are recognised from norms, without the products of all pairs.
 
 All models of a batch are matched at once, each on its own.
@@ -25,7 +26,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sane_engine.symmetry.occurrences import Occurrence, flip, move, occurrences
+from sane_engine.symmetry.occurrences import Occurrence, flip, move, occurrences, take
 from sane_engine.symmetry.spec import Symmetry
 
 _MAX_SWEEPS = 100
@@ -38,7 +39,7 @@ class Matcher:
     """The state of a batch of models on their way to a reference.
 
     Attributes:
-        orders: Group → int64 ``[m, *context, size]``, as in :class:`~sane_engine.symmetry.permutations.Permutations`.
+        orders: Group → int64 ``[m, *context, size]``, as in ``Permutations``.
         flips: Sign vector → ±1, float32, same shape.
         sweeps: How many sweeps were made.
     """
@@ -154,7 +155,7 @@ class Matcher:
             if kept and self._correct_kept(place, kept, order, sign):
                 continue
             if self.models == 1 and place.whole and order.ndim == 2:
-                stacked = self.aligned[place.tensor] = stacked.index_select(place.dim + 1, order[0])
+                stacked = self.aligned[place.tensor] = take(stacked, place.dim + 1, order[0])
                 if sign is not None:
                     flip(place.view(stacked), sign)
                 continue
@@ -169,7 +170,7 @@ class Matcher:
     def _correct_kept(
         self, place: Occurrence, kept: Sequence[Occurrence], order: Tensor, sign: Tensor | None
     ) -> bool:
-        """Correct what is kept of a large tensor, at the cost of what moved; forget it where computing anew is cheaper.
+        """Correct what is kept of a large tensor, at the cost of what moved; forget it where that costs more.
 
         Returns:
             Whether the tensor itself was moved, too.
@@ -181,7 +182,7 @@ class Matcher:
         across = []
         for other in kept:
             if other.dim == place.dim:  # units of this very axis: the columns move along
-                values = self.kept[other].index_select(-1, order[0])
+                values = take(self.kept[other], 2, order[0])
                 self.kept[other] = values if sign is None else values * sign[:, None, :]
             else:
                 across.append(other)
@@ -195,12 +196,12 @@ class Matcher:
         dim = place.dim + 1
         stacked = self.aligned[place.tensor]
         at = moved.nonzero().flatten()
-        after = stacked.index_select(dim, order[0][at])
+        after = take(stacked, dim, order[0][at])
         if sign is not None:
             flip(after.movedim(dim, 1), sign[:, at])
         if across:
-            change = after - stacked.index_select(dim, at)
-            target = self.reference[place.tensor].index_select(dim, at)
+            change = after - take(stacked, dim, at)
+            target = take(self.reference[place.tensor], dim, at)
             for other in across:
                 self.kept[other] += _product(other, target, change)
         stacked.index_copy_(dim, at, after)
@@ -209,7 +210,7 @@ class Matcher:
     # ---- blocks -------------------------------------------------------------------------------------------------
 
     def _solve_blocks(self, block: int, models: Tensor, settled: set[int] | None) -> None:
-        """Match blocks, each pair valued at the best order of the units inside; then the units in matched blocks."""
+        """Match blocks, each pair valued at the best order inside; then the units in matched blocks."""
         count = self.symmetry.groups[block].size
         value = torch.zeros(len(models), count, count, dtype=torch.float64)
         own = self._chosen(block, settled)
@@ -243,9 +244,11 @@ class Matcher:
             if block in spec.context:
                 axis = spec.context.index(block)
                 for family in (self.orders, *([self.flips] if group in self.symmetry.signs else [])):
-                    keys = [group] if family is self.orders else [
-                        s for s, owner in enumerate(self.symmetry.signs) if owner == group
-                    ]
+                    keys = (
+                        [group]
+                        if family is self.orders
+                        else [s for s, owner in enumerate(self.symmetry.signs) if owner == group]
+                    )
                     for key in keys:
                         moved = family[key][models].movedim(axis + 1, 1)[rows, order].movedim(1, axis + 1)
                         family[key][models] = moved
@@ -278,8 +281,8 @@ class Matcher:
     def _in_place(self, places: Sequence[Occurrence]) -> bool:
         """Whether the present order is certainly the best, seen without the products that are not kept.
 
-        If no pair is worth more than the mean of its two units' present worths, no order is worth more than the present
-        one. What a missing product can be worth at most is the product of the norms (Cauchy and Schwarz).
+        If no pair is worth more than the mean of its two units' present worths, no order is worth more than the
+        present one. What a missing product can be worth at most is the product of the norms (Cauchy and Schwarz).
         """
         large = [place for place in places if self._keeps(place)]
         missing = [place for place in large if place not in self.kept]
@@ -316,8 +319,10 @@ class Matcher:
         if pairs:
             units = prod(ours.shape[1:lead])
             return ours.reshape(units, -1) @ theirs.reshape(len(batch), units, -1).transpose(1, 2)
-        return ours.flatten(lead) @ theirs.flatten(lead).transpose(-1, -2) if ours.ndim > lead else (
-            ours[..., None] * theirs[..., None, :]
+        return (
+            ours.flatten(lead) @ theirs.flatten(lead).transpose(-1, -2)
+            if ours.ndim > lead
+            else (ours[..., None] * theirs[..., None, :])
         )
 
 
@@ -349,9 +354,10 @@ def _product(place: Occurrence, target: Tensor, stacked: Tensor) -> Tensor:
         for a, b in zip(ours[1:], theirs[1:], strict=True):
             out.addmm_(a.T, b)
     else:
-        out = place.view(target).reshape(target.shape[place.dim + 1], -1) @ place.view(stacked).reshape(
-            target.shape[place.dim + 1], -1
-        ).T
+        out = (
+            place.view(target).reshape(target.shape[place.dim + 1], -1)
+            @ place.view(stacked).reshape(target.shape[place.dim + 1], -1).T
+        )
     return out[None]
 
 
@@ -372,7 +378,7 @@ def _best(costs: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _assign(total: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Orders ``[m, c, n]`` that maximise ``total [m, c, n, n]``, and their gain over ``current [m, c, n]`` or zero."""
+    """Orders ``[m, c, n]`` that maximise ``total [m, c, n, n]``, and their gain over ``current``, or 0."""
     m, c, n, _ = total.shape
     orders, worth = _best(total.reshape(m * c, n, n))
     value = torch.from_numpy(worth).reshape(m, c)

@@ -1,7 +1,7 @@
 """Where the units of a group stand in a batch of tensors, as views with the units in front.
 
-Everything here works on stacked tensors ``[m, …]`` (m models of one layout) and on views, so that permuting a group's
-units is one gather written back in place.
+Everything here works on stacked tensors ``[m, …]`` (m models of one layout) and on views, so that permuting a
+group's units is one gather written back in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Occurrence:
         start: Where the segment begins.
         sizes: Sizes of the segment's factors.
         place: Which factor is the group's.
-        context: For each context group the (axis, factor) where it stands; ``sizes`` of that axis in ``context_sizes``.
+        context: For each context group the (axis, factor) where it stands.
         context_sizes: Factor sizes of the axes named in ``context``.
         whole: Whether the axis is nothing but this group's units.
         others: Groups that stand elsewhere in the same tensor or segment.
@@ -55,7 +55,7 @@ class Occurrence:
         dim = self.dim + 1
         view = stacked
         if not self.whole:
-            view = stacked.narrow(dim, self.start, prod(self.sizes)).unflatten(dim, self.sizes)
+            view = _split(stacked.narrow(dim, self.start, prod(self.sizes)), dim, self.sizes)
         moved = [dim + self.place]
         front = []
         for (axis, factor), sizes in zip(self.context, self.context_sizes, strict=True):
@@ -63,12 +63,17 @@ class Occurrence:
                 front.append(dim + factor)
                 continue
             at = axis + 1 + (0 if axis < self.dim else len(self.sizes) - 1)
-            view = view.unflatten(at, sizes)
+            view = _split(view, at, sizes)
             moved = [d + (len(sizes) - 1 if at < d else 0) for d in moved]
             front = [d + (len(sizes) - 1 if at < d else 0) for d in front]
             front.append(at + factor)
         sources = [*front, *moved]
         return view.movedim(sources, list(range(1, len(sources) + 1)))
+
+
+def _split(tensor: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    split: Tensor = tensor.unflatten(dim, sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return split
 
 
 def occurrences(symmetry: Symmetry) -> dict[int, list[Occurrence]]:
@@ -86,7 +91,9 @@ def occurrences(symmetry: Symmetry) -> dict[int, list[Occurrence]]:
                     if factor.group is None:
                         continue
                     elsewhere = [(d, i, f) for d, i, f in every if f is not factor and f.group is not None]
-                    context = tuple(_place(symmetry, name, dim, segment, c) for c in symmetry.groups[factor.group].context)
+                    context = tuple(
+                        _place(symmetry, name, dim, segment, c) for c in symmetry.groups[factor.group].context
+                    )
                     found[factor.group].append(
                         Occurrence(
                             *(name, factor.group, factor.sign, dim, start, sizes, place, context),
@@ -122,6 +129,13 @@ def _place(symmetry: Symmetry, name: str, dim: int, segment: tuple[Factor, ...],
                 if factor.group == outer:
                     return other, place
     raise ValueError(f"{name} does not tell group {outer}")
+
+
+def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Entries of one axis. Along the last one a gather is several times faster than ``index_select``."""
+    if dim == tensor.ndim - 1:
+        return tensor.gather(dim, index.expand(*tensor.shape[:-1], len(index)))
+    return tensor.index_select(dim, index)
 
 
 def move(view: Tensor, order: Tensor) -> None:

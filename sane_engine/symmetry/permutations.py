@@ -17,7 +17,7 @@ class Permutations:
     """One element of a network's symmetry.
 
     Attributes:
-        orders: For each group its orders, int64 ``[*context, size]``: the unit at new position i is the old order[i].
+        orders: For each group int64 ``[*context, size]``: the unit at new position i is the old order[i].
         flips: For each sign vector ±1, int8, of the shape of its group's orders, by new position.
     """
 
@@ -119,6 +119,11 @@ def permute_tensor(
     indices, signs = tensor_indices(symmetry, axes, permutations)
     out = tensor
     if all(index is None or index.ndim == 1 for index in indices):
+        first, second = (*indices, None, None)[:2]
+        if first is not None and second is not None and tensor.ndim > 2:  # one pass over rows instead of two
+            rows = (first[:, None] * len(second) + second).flatten().to(tensor.device)
+            out = out.flatten(0, 1).index_select(0, rows).reshape(tensor.shape)
+            indices[:2] = [None, None]
         for dim, index in enumerate(indices):
             if index is not None:
                 out = out.index_select(dim, index.to(tensor.device))
@@ -142,8 +147,8 @@ def tensor_indices(
     """Where each entry comes from, and its sign.
 
     Returns:
-        For each dimension ``None`` (stays), indices ``[size]``, or indices broadcastable to the tensor's shape where the
-        order depends on another dimension; and sign tensors broadcastable to the tensor's shape.
+        For each dimension ``None`` (stays), or indices ``[size]``, or indices broadcastable to the tensor where
+        the order depends on another dimension; and sign tensors broadcastable to the tensor's shape.
     """
     rank = len(axes)
 
@@ -175,7 +180,11 @@ def tensor_indices(
                     flip = flip * permutations.flips[f.sign][position]
             length = prod(f.size for f in segment)
             sources.append(source + start)
-            flips.append(flip if flip.shape[dim] == length else flip.expand(*flip.shape[:dim], length, *flip.shape[dim + 1 :]))
+            flips.append(
+                flip
+                if flip.shape[dim] == length
+                else flip.expand(*flip.shape[:dim], length, *flip.shape[dim + 1 :])
+            )
             start += length
         index = _join(sources, dim)
         indices[dim] = index.flatten() if index.numel() == start else index
@@ -212,5 +221,6 @@ def _join(pieces: list[Tensor], dim: int) -> Tensor:
     """Concatenate along ``dim`` what may be broadcast along the others."""
     shape = [max(piece.shape[d] for piece in pieces) for d in range(pieces[0].ndim)]
     return torch.cat(
-        [piece.expand([piece.shape[d] if d == dim else size for d, size in enumerate(shape)]) for piece in pieces], dim
+        [piece.expand([piece.shape[d] if d == dim else size for d, size in enumerate(shape)]) for piece in pieces],
+        dim,
     )

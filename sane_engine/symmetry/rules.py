@@ -1,8 +1,9 @@
 """The frame for the rules: what a rule gets, how it is registered, and what happens where there is none.
 
 A rule takes the traced arguments of one ATen operation and returns its traced result. It states which axes must be
-permuted alike for the operation to commute with the permutation; everything it leaves unsaid stays free. An operation
-without a rule, or one whose rule fails, fixes every axis of every tensor it reads: sound, if not generous.
+permuted alike for the operation to commute with the permutation; everything it leaves unsaid stays free. An
+operation without a rule, or one whose rule fails, fixes every axis of every tensor it reads: sound, if not
+generous.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 
-from sane_engine.symmetry.labels import Axis, Labels, Restart, even
+from sane_engine.symmetry.atoms import Axis, Leaf, Restart
+from sane_engine.symmetry.labels import Labels, even
 from sane_engine.symmetry.values import Parts, Traced, Value, collapse, fixed_value, settle, shape_of
 
 Result = Traced | tuple[Traced | None, ...] | None
@@ -168,7 +170,7 @@ def multiply_signs(labels: Labels, first: Axis, second: Axis) -> Axis:
     a, b = labels.resolve(first), labels.resolve(second)
     products = []
     for p, q in zip(a, b, strict=True):
-        leaves = []
+        leaves: list[Leaf] = []
         for (atom, sign), (_, other) in zip(p, q, strict=True):
             if sign is other:
                 leaves.append((atom, None))

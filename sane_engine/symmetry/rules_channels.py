@@ -74,7 +74,9 @@ def softmax(call: Call) -> Result:
 
 def _reduce(call: Call, value: Value, dims: list[int], keep: bool) -> Value:
     axes = [
-        call.labels.fixed(1) if dim in dims else axis for dim, axis in enumerate(value.axes) if keep or dim not in dims
+        call.labels.fixed(1) if dim in dims else axis
+        for dim, axis in enumerate(value.axes)
+        if keep or dim not in dims
     ]
     return Value(tuple(axes))
 

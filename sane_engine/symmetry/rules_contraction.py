@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sane_engine.symmetry.labels import Axis, even
+from sane_engine.symmetry.atoms import Axis
+from sane_engine.symmetry.labels import even
 from sane_engine.symmetry.rules import (
     Call,
     Result,
@@ -77,7 +78,9 @@ def baddbmm(call: Call) -> Result:
     left, right, start = call.value("batch1"), call.value("batch2"), call.value("self")
     unite_unsigned(labels, left.axes[0], right.axes[0])
     contract(labels, left.axes[2], right.axes[1], [left.axes[0]])
-    result = unsigned(labels, Value((multiply_signs(labels, left.axes[0], right.axes[0]), left.axes[1], right.axes[2])))
+    result = unsigned(
+        labels, Value((multiply_signs(labels, left.axes[0], right.axes[0]), left.axes[1], right.axes[2]))
+    )
     start = unsigned(labels, start)
     for dim in range(-len(start.axes), 0):
         if labels.size(start.axes[dim]) > 1:
@@ -111,9 +114,7 @@ def convolution(call: Call) -> Result:
         else:
             contract(labels, inside, inputs, [block])
         keep_contexts(labels, weight_inside, [weight_inside, block])
-        channels = labels.multiply(
-            [multiply_signs(labels, block, weight_block), labels.resolve(weight_inside)]
-        )
+        channels = labels.multiply([multiply_signs(labels, block, weight_block), labels.resolve(weight_inside)])
     if bias is not None:
         value = Value((labels.unsigned(value.axes[0]), *value.axes[1:]))
     _add_bias(call, bias, channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sane_engine.symmetry.labels import Axis
+from sane_engine.symmetry.atoms import Axis
 from sane_engine.symmetry.rules import Call, Result, rule, tensors_in
 from sane_engine.symmetry.values import Parts, Traced, Value, collapse, cut, each, fixed_value, reshape, shape_of
 
@@ -77,7 +77,9 @@ def repeat(call: Call) -> Result:
     new = len(counts) - len(value.axes)
     axes = [*(labels.fixed(1) for _ in range(new)), *value.axes]
     return Value(
-        tuple(labels.multiply([labels.fixed(n), labels.resolve(axis)]) for n, axis in zip(counts, axes, strict=True))
+        tuple(
+            labels.multiply([labels.fixed(n), labels.resolve(axis)]) for n, axis in zip(counts, axes, strict=True)
+        )
     )
 
 

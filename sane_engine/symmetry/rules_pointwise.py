@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sane_engine.symmetry.labels import Axis, even
+from sane_engine.symmetry.atoms import Axis
+from sane_engine.symmetry.labels import even
 from sane_engine.symmetry.rules import Call, Result, multiply_signs, rule, tensors_in, unite_unsigned, unsigned
 from sane_engine.symmetry.values import Traced, Value, collapse, each, fixed_value, shape_of
 
@@ -49,7 +50,22 @@ def pointwise(call: Call) -> Result:
 
 
 @rule(
-    *("tanh", "sin", "asin", "atan", "sinh", "asinh", "atanh", "tan", "erf", "erfinv", "neg", "sgn", "sign", "trunc"),
+    *(
+        "tanh",
+        "sin",
+        "asin",
+        "atan",
+        "sinh",
+        "asinh",
+        "atanh",
+        "tan",
+        "erf",
+        "erfinv",
+        "neg",
+        "sgn",
+        "sign",
+        "trunc",
+    ),
     *("clone", "alias", "detach", "_to_copy", "lift_fresh_copy", "lift_fresh", "contiguous", "dropout"),
     parts=True,
 )
@@ -154,7 +170,7 @@ def masked_fill(call: Call) -> Result:
     *("new_zeros", "new_ones", "new_full", "new_empty"),
 )
 def constant(call: Call) -> Result:
-    """The same number everywhere: any order will do. (Signs are fixed, a constant does not flip.)"""
+    """The same number everywhere: any order will do, but a constant does not flip."""
     shape = call.out[0] or ()
     return Value(tuple(even(call.labels.free(size, (call.node, dim))) for dim, size in enumerate(shape)))
 

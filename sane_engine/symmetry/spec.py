@@ -1,11 +1,12 @@
 """What a symmetry is: groups of exchangeable units, and where each of them stands in each tensor.
 
-A tensor axis is a concatenation of segments, a segment is a row-major product of factors, and a factor is either fixed
-or belongs to a :class:`Group`. All factors of one group are permuted alike. A group with a context (the units inside an
-attention head, the channels inside a convolution group) has one permutation for each index of its context.
+A tensor axis is a concatenation of segments, a segment is a row-major product of factors, and a factor is either
+fixed or belongs to a :class:`Group`. All factors of one group are permuted alike. A group with a context (the units
+inside an attention head, the channels inside a convolution group) has one permutation for each index of its
+context.
 
-Convention: a permuted tensor reads ``new[i] = flip[i] · old[order[i]]`` along an axis, and a family is indexed by the
-*new* position of its context.
+Convention: a permuted tensor reads ``new[i] = flip[i] · old[order[i]]`` along an axis, and a family is indexed by
+the *new* position of its context.
 """
 
 from __future__ import annotations
@@ -194,7 +195,10 @@ class Symmetry:
             if data["format"] != _FORMAT:
                 raise ValueError(f"symmetry format {data['format']!r} is not {_FORMAT}")
             symmetry = cls(
-                tuple(Group(int(size), tuple(map(int, context)), str(label)) for size, context, label in data["groups"]),
+                tuple(
+                    Group(int(size), tuple(map(int, context)), str(label))
+                    for size, context, label in data["groups"]
+                ),
                 tuple(map(int, data["signs"])),
                 {str(name): tuple(_axis(axis) for axis in axes) for name, axes in data["tensors"].items()},
                 tuple(map(str, data["notes"])),

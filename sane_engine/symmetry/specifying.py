@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sane_engine.symmetry.labels import Atom, Axis, Labels, Sign
+from sane_engine.symmetry.atoms import Atom, Axis, Sign
+from sane_engine.symmetry.labels import Labels
 from sane_engine.symmetry.spec import AxisSpec, Factor, Group, Symmetry
 from sane_engine.symmetry.values import Value, stands_with
 
@@ -28,7 +29,9 @@ def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) 
 
     def number(atom: Atom, label: str) -> int:
         if atom not in numbers:
-            context = tuple(sorted(number(outer, label) for outer in sorted(contexts[atom], key=lambda a: a.serial)))
+            context = tuple(
+                sorted(number(outer, label) for outer in sorted(contexts[atom], key=lambda a: a.serial))
+            )
             numbers[atom] = len(groups)
             groups.append(Group(atom.size, context, label))
         return numbers[atom]
@@ -57,7 +60,7 @@ def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) 
 
 
 def _fix_loners(labels: Labels, resolved: Mapping[str, tuple[Axis, ...]]) -> None:
-    """Fix what stands in one place only: not a hidden unit, which is made and used, but rows this input left unread."""
+    """Fix what stands in one place only: no hidden unit, which is made and used, but rows that were not read."""
     seen: dict[Atom, tuple[int, Axis]] = {}
     for axes in set(resolved.values()):  # tied tensors count once
         for axis in axes:
@@ -77,7 +80,11 @@ def _sound_contexts(labels: Labels, resolved: Mapping[str, tuple[Axis, ...]]) ->
             for product in axis:
                 for atom, _ in product:
                     if not atom.fixed and atom.size > 1:
-                        told = {c for c in contexts.get(atom, labels.context(atom)) if stands_with(axes, dim, product, c)}
+                        told = {
+                            c
+                            for c in contexts.get(atom, labels.context(atom))
+                            if stands_with(axes, dim, product, c)
+                        }
                         contexts[atom] = frozenset(told)
     while True:
         enclosed = {

@@ -1,8 +1,9 @@
 """Find the symmetry of a network by tracing it once.
 
-The module is traced with fake tensors into a graph of functional ATen operations. Every parameter axis begins as one
-free atom; each operation's rule unites or fixes axes; the passes are repeated until none removes any freedom. The
-network's inputs and outputs are fixed. What is left is checked by running the network once with a random permutation.
+The module is traced with fake tensors into a graph of functional ATen operations. Every parameter axis begins as
+one free atom; each operation's rule unites or fixes axes; the passes are repeated until none removes any freedom.
+The network's inputs and outputs are fixed. What is left is checked by running the network once with a random
+permutation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from sane_engine.symmetry import rules_channels, rules_contraction, rules_layout, rules_pointwise
-from sane_engine.symmetry.labels import Labels, Restart, Sign
+from sane_engine.symmetry.atoms import Restart, Sign
+from sane_engine.symmetry.labels import Labels
 from sane_engine.symmetry.rules import Call, Result, apply_rule, tensors_in
 from sane_engine.symmetry.spec import Symmetry
 from sane_engine.symmetry.specifying import specify
@@ -47,8 +50,8 @@ def find_symmetry(module: nn.Module, example_input: ExampleInput, *, verify: boo
         module: Any network; its state dict gives the tensor names.
         example_input: A tensor, a sequence of positional arguments, or a mapping of keyword arguments. Only shapes
             matter to the tracing; the check runs on it.
-        verify: Run the network on ``example_input`` before and after a random permutation, and give everything up if
-            the outputs differ.
+        verify: Run the network on ``example_input`` before and after a random permutation, and give everything up
+            if the outputs differ.
 
     Returns:
         The symmetry. Where the network cannot be traced at all it is trivial, and ``notes`` says why.
@@ -98,7 +101,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _named_tensors(module: nn.Module) -> tuple[list[list[str]], list[Tensor], list[bool]]:
-    """The distinct tensors of a module, all names of each, and whether it may be permuted: saved, and no mask or count."""
+    """The distinct tensors of a module, all names of each, and whether it may move: saved, and no mask or count."""
     saved = set(module.state_dict())
     every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     names: dict[tuple[Any, ...], list[str]] = {}
@@ -179,7 +182,7 @@ def _weight(labels: Labels, name: str, tensor: Tensor, cuts: Mapping[tuple[str, 
         bounds = sorted({0, size, *(b for b in cuts.get((name, dim), ()) if 0 < b < size)})
         segments = []
         atoms = []
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in pairwise(bounds):
             atom = labels.atom(end - start, [tuple(outer)])
             labels.origins.append((atom, name, dim, start))
             atoms.append(atom)

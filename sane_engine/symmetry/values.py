@@ -1,12 +1,14 @@
-"""A traced tensor: one :class:`~sane_engine.symmetry.labels.Axis` for each of its dimensions, and how shapes change it."""
+"""A traced tensor: one labelled axis for each of its dimensions, and how a change of shape changes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
-from sane_engine.symmetry.labels import Atom, Axis, Labels, Product
+from sane_engine.symmetry.atoms import Atom, Axis, Product
+from sane_engine.symmetry.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Parts:
-    """A tensor whose other axes are labelled differently along ``dim``: queries, keys and values before they part."""
+    """A tensor whose other axes are labelled differently along ``dim``: queries, keys, values before they part."""
 
     dim: int
     values: tuple[Value, ...]
@@ -52,14 +54,16 @@ def collapse(labels: Labels, value: Traced) -> Value:
             if dim != value.dim:
                 labels.unite(axes[dim], axis)
     axes[value.dim] = tuple(product for part in value.values for product in part.axes[value.dim])
-    return settle(labels, Value(tuple(axes)))
+    return settle_value(labels, Value(tuple(axes)))
 
 
-def settle(labels: Labels, value: Traced) -> Traced | Value:
+def settle(labels: Labels, value: Traced) -> Traced:
+    """Settle each part of a tensor."""
+    return each(value, lambda part: settle_value(labels, part))
+
+
+def settle_value(labels: Labels, value: Value) -> Value:
     """Resolve the axes, and drop every dependence on an atom that this tensor does not tell."""
-    if isinstance(value, Parts):
-        settled = [settle(labels, part) for part in value.values]
-        return Parts(value.dim, tuple(part for part in settled if isinstance(part, Value)))
     value = Value(tuple(labels.resolve(axis) for axis in value.axes))
     for dim, axis in enumerate(value.axes):
         for product in axis:
@@ -74,8 +78,8 @@ def settle(labels: Labels, value: Traced) -> Traced | Value:
 def stands_with(axes: Sequence[Axis], dim: int, product: Product, outer: Atom) -> bool:
     """Whether the index of ``outer`` is known wherever ``product`` of axis ``dim`` is indexed.
 
-    It is if ``outer`` is a factor of the same product, once, or else if it stands in another axis that is one product,
-    and nowhere else.
+    It is if ``outer`` is a factor of the same product, once, or else if it stands in another axis that is one
+    product, and nowhere else.
     """
     here = sum(atom is outer for atom, _ in product)
     if here:
@@ -96,7 +100,9 @@ def cut(labels: Labels, value: Traced, dim: int, sizes: Sequence[int]) -> list[T
     if isinstance(value, Parts):
         if dim != value.dim:
             rows = [cut(labels, part, dim, sizes) for part in value.values]
-            return [Parts(value.dim, tuple(collapse(labels, p) for p in column)) for column in zip(*rows, strict=True)]
+            return [
+                Parts(value.dim, tuple(collapse(labels, p) for p in column)) for column in zip(*rows, strict=True)
+            ]
         return _cut_parts(labels, value, sizes)
     axis = cut_axis(labels, labels.resolve(value.axes[dim]), sizes)
     pieces: list[Traced] = []
@@ -144,7 +150,7 @@ def cut_axis(labels: Labels, axis: Axis, sizes: Sequence[int]) -> Axis:
         inside = sorted(b - position for b in bounds if position < b < position + length)
         if inside:
             edges = [0, *inside, length]
-            result.append(labels.cut_product(product, [b - a for a, b in zip(edges, edges[1:], strict=False)]))
+            result.append(labels.cut_product(product, [b - a for a, b in pairwise(edges)]))
         else:
             result.append((product,))
         position += length
@@ -218,7 +224,7 @@ def split_axis(labels: Labels, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Smallest consecutive groups of dimensions with equal products, as indices before and after."""
-    groups = []
+    groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
         ins, outs = ([i], [j]) if i < len(before) and j < len(after) else ([], [])
