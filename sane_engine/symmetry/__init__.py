@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sane_engine.symmetry.aligning import align_zoo as align_zoo
     from sane_engine.symmetry.aligning import distance as distance
     from sane_engine.symmetry.aligning import match as match
+    from sane_engine.symmetry.families import symmetry_of_tensors as symmetry_of_tensors
     from sane_engine.symmetry.permutations import Permutations as Permutations
     from sane_engine.symmetry.spec import Symmetry as Symmetry
     from sane_engine.symmetry.tracing import find_symmetry as find_symmetry
@@ -25,6 +26,7 @@ _HOME = {
     "distance": "aligning",
     "find_symmetry": "tracing",
     "match": "aligning",
+    "symmetry_of_tensors": "families",
 }
 
 __all__ = sorted(_HOME)

@@ -82,7 +82,7 @@ class Labels:
         return None if sign is None or sign.fixed else sign
 
     def context(self, atom: Atom) -> frozenset[Atom]:
-        """The leaves an atom's permutation may depend on: what every united member allows, less what was dropped."""
+        """The leaves a permutation may depend on: what every united member allows, less what was dropped."""
         root = self.find(atom)
         if all(not members for members in root.contexts):
             return frozenset()
