@@ -117,11 +117,12 @@ def main() -> None:
         # both maximise the same sum: the loop gets tensors that are scaled already
         scaled, target = scale(tensors, reference), scale(reference, reference)
         loop = seconds(lambda t=scaled, r=target: plain_loop(t, r, symmetry), 1)
-        mine, theirs = scale(align(tensors, reference, symmetry), reference), plain_loop(scaled, target, symmetry)
+        aligned = align(tensors, reference, symmetry)
+        mine, theirs = scale(aligned, reference), plain_loop(scaled, target, symmetry)
         print(
             f"  {what:14} align {ours:.3f} s   plain loop {loop:.3f} s   {loop / ours:.1f}x   agreement "
             f"{agreement(mine, target):.4f} (plain loop {agreement(theirs, target):.4f}, before "
-            f"{agreement(scaled, target):.4f})   {digest(mine)}"
+            f"{agreement(scaled, target):.4f})   {digest(aligned)}"
         )
 
     models = [state(small_cnn()) for _ in range(options.models)]
