@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from sane_engine.tokens.layout import LayerSlot, Layout, Role, TensorSlot
 
 _Entry = tuple[str, Shape, torch.dtype, str, bool]
 """Name, shape, dtype, name of the tensor it is tied to or "", whether it is strided."""
+
+_DTYPE = attrgetter("dtype")
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,52 +237,75 @@ def _cached_layout(
     return Layout(token_size, tuple(slots[name] for name, *_ in entries), tuple(layers))
 
 
+@torch.no_grad()
 def _stack(models: Sequence[Mapping[str, Tensor]], layout: Layout) -> dict[str, Tensor]:
-    """Stack the models' tensors, or say which model and tensor is not as in the first."""
+    """Stack the models' tensors; ``layout`` is that of the first.
+
+    The checks run over whole columns in C: a Python loop over models and tensors would cost more than the copy.
+
+    Raises:
+        ValueError: A model has another layout; says which model and which tensor.
+    """
     names = [slot.name for slot in layout.slots]
-    first = _entries(models[0])
+    if not all(map(names.__eq__, map(list, models))):
+        raise _difference(models)
+    columns = dict(zip(names, zip(*(model.values() for model in models), strict=True), strict=True))
+    stacked: dict[str, Tensor] = {}
     try:
-        if any(list(model) != names for model in models):
-            raise ValueError
-        stacked: dict[str, Tensor] = {}
-        columns = {name: [model[name] for model in models] for name in names}
         for slot in layout.slots:
             column = columns[slot.name]
-            if any(tensor.dtype is not slot.dtype for tensor in column):
-                raise ValueError
+            if list(map(_DTYPE, column)).count(slot.dtype) != len(column):
+                raise _difference(models)
             if not slot.tied_to:
-                stacked[slot.name] = torch.stack(column).detach()
-        n_places = len({_memory(tensor) for tensor in models[0].values()})
-        for i, model in enumerate(models):
-            if len({tensor.data_ptr() for tensor in model.values()}) != n_places and _entries(model) != first:
-                raise ValueError(i)
-        return stacked
-    except (ValueError, RuntimeError, AttributeError, TypeError, KeyError):
-        _explain_difference(models, first)
-        raise
+                stacked[slot.name] = torch.stack(column)
+    except (AttributeError, RuntimeError, TypeError) as error:  # not a tensor; another shape
+        raise _difference(models) from error
+    if not _same_ties(columns, layout):
+        raise _difference(models)
+    return stacked
 
 
-def _explain_difference(models: Sequence[Mapping[str, Tensor]], first: tuple[_Entry, ...]) -> None:
+def _same_ties(columns: Mapping[str, tuple[Tensor, ...]], layout: Layout) -> bool:
+    """Whether the tensors of each model are tied as those of the first; only equal shapes and dtypes can be."""
+    alike: dict[tuple[Shape, torch.dtype], list[TensorSlot]] = {}
+    for slot in layout.slots:
+        alike.setdefault((slot.shape, slot.dtype), []).append(slot)
+    for slots in alike.values():
+        if len(slots) == 1:
+            continue
+        owners = [next(i for i, each in enumerate(slots) if each.name == (s.tied_to or s.name)) for s in slots]
+        for tensors in zip(*(columns[slot.name] for slot in slots), strict=True):
+            places = list(map(_memory, tensors))
+            if [places.index(place) for place in places] != owners:
+                return False
+    return True
+
+
+def _difference(models: Sequence[Mapping[str, Tensor]]) -> ValueError:
+    """The first difference between the layout of the first model and another, in words."""
+    first = _entries(models[0])
     expected = {entry[0]: entry for entry in first}
     for i, model in enumerate(models):
-        entries = _entries(model)
-        if entries == first:
-            continue
-        for name, shape, dtype, tied_to, _ in entries:
+        try:
+            entries = _entries(model)
+        except ValueError as error:
+            return ValueError(f"model {i}: {error}")
+        for name, *properties in entries:
             if name not in expected:
-                raise ValueError(f"model {i} has a tensor {name!r} that model 0 lacks") from None
-            _, shape_0, dtype_0, tied_0, _ = expected[name]
-            if (shape, dtype, tied_to) != (shape_0, dtype_0, tied_0):
-                raise ValueError(
-                    f"{name!r} of model {i} is {_describe(shape, dtype, tied_to)}, "
-                    f"of model 0 {_describe(shape_0, dtype_0, tied_0)}"
-                ) from None
-        missing = expected.keys() - {entry[0] for entry in entries}
+                return ValueError(f"model {i} has a tensor {name!r} that model 0 lacks")
+            if properties != list(expected[name][1:]):
+                return ValueError(
+                    f"{name!r} of model {i} is {_describe(*properties)}, of model 0 {_describe(*expected[name][1:])}"
+                )
+        missing = expected.keys() - model.keys()
         if missing:
-            raise ValueError(f"model {i} lacks the tensor {min(missing)!r} of model 0") from None
-        raise ValueError(f"model {i} has the tensors of model 0 in another order") from None
+            return ValueError(f"model {i} lacks the tensor {min(missing)!r} of model 0")
+        if entries != first:
+            return ValueError(f"model {i} has the tensors of model 0 in another order")
+    return ValueError("the models cannot be stacked: their tensors lie on different devices")
 
 
-def _describe(shape: Shape, dtype: torch.dtype, tied_to: str) -> str:
+def _describe(shape: Shape, dtype: torch.dtype, tied_to: str, strided: bool) -> str:
+    kind = "" if strided else "sparse "
     tied = f" tied to {tied_to!r}" if tied_to else ""
-    return f"{str(dtype).removeprefix('torch.')} {list(shape)}{tied}"
+    return f"{kind}{str(dtype).removeprefix('torch.')} {list(shape)}{tied}"
