@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from sane_engine.baselines.catalogue import FEATURES
 from sane_engine.baselines.layer_axis import weight_layers
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.workspace import atomic_file
 
@@ -97,11 +98,6 @@ class SaneReference:
         )
 
 
-def _names_of(embeddings: Embeddings, model: int) -> tuple[str, ...]:
-    shared = len(embeddings.layer_names) == 1
-    return embeddings.layer_names[0 if shared else model]
-
-
 def _signed(components: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
@@ -123,11 +119,11 @@ def fit_reference(embeddings: Embeddings) -> SaneReference:
     layers = np.asarray(embeddings.layers, dtype=np.float32)
     real = np.arange(layers.shape[1])[None, :] < np.asarray(embeddings.layer_count)[:, None]
     healthy = np.isfinite(layers).all(axis=2)
-    whole = (healthy | ~real).all(axis=1)
+    whole = np.asarray((healthy | ~real).all(axis=1))
     cloud = layers[real & whole[:, None]].astype(np.float64)
     if len(cloud) < 2:
         raise ValueError("A reference needs at least two finite layer embeddings.")
-    names = {_names_of(embeddings, model) for model in np.flatnonzero(whole)}
+    names = {embeddings.names_of(model) for model in np.flatnonzero(whole).tolist()}
     if len(names) == 1:
         layer_names = names.pop()
         members = layers[whole][:, : len(layer_names)].astype(np.float64)
@@ -160,61 +156,50 @@ def fit_reference(embeddings: Embeddings) -> SaneReference:
 def layer_scalars(
     layers: NDArray[np.float32], names: Sequence[str], reference: SaneReference | None
 ) -> NDArray[np.float64]:
-    """The features of one network's layers.
+    """The features of the layers of models that share their layers.
 
     Args:
-        layers: Layer embeddings [L, f].
-        names: Their names.
+        layers: Layer embeddings [m, L, f].
+        names: Names of the L layers.
         reference: The zoo to compare with; distances and components are NaN without it.
 
     Returns:
-        float64 [L, 7], columns as in ``FEATURES["sane"]``; NaN in a row makes the row NaN.
+        float64 [m, L, 7], columns as in ``FEATURES["sane"]``; a layer whose embedding is not finite is all NaN.
     """
     import numpy as np
 
     layers = layers.astype(np.float64)
-    latent = layers.shape[1] // 2
-    cells = np.full((len(layers), len(_COLUMNS)), np.nan)
-    cells[:, 0] = np.linalg.norm(layers[:, :latent], axis=1)
-    cells[:, 1] = np.linalg.norm(layers[:, latent:], axis=1)
-    if reference is None:
-        return cells
-    centred = layers - reference.cloud_mean
-    if tuple(names) == reference.layer_names:
-        distance = np.linalg.norm(layers - reference.layer_mean, axis=1)
-        typical = reference.layer_rms.astype(np.float64)
-    else:
-        distance = np.linalg.norm(centred, axis=1)
-        typical = np.full(len(layers), reference.cloud_rms)
-    cells[:, 2] = distance
-    cells[:, 3] = np.divide(distance, typical, out=np.full(len(layers), np.nan), where=typical > 0)
-    cells[:, 4:] = centred @ reference.components.T.astype(np.float64)
+    latent = layers.shape[2] // 2
+    cells = np.full((*layers.shape[:2], len(_COLUMNS)), np.nan)
+    cells[..., 0] = np.linalg.norm(layers[..., :latent], axis=2)
+    cells[..., 1] = np.linalg.norm(layers[..., latent:], axis=2)
+    if reference is not None:
+        centred = layers - reference.cloud_mean
+        if tuple(names) == reference.layer_names:
+            distance = np.linalg.norm(layers - reference.layer_mean, axis=2)
+            typical = reference.layer_rms.astype(np.float64)
+        else:
+            distance = np.linalg.norm(centred, axis=2)
+            typical = np.full(layers.shape[1], reference.cloud_rms)
+        cells[..., 2] = distance
+        cells[..., 3] = np.divide(distance, typical, out=np.full(distance.shape, np.nan), where=typical > 0)
+        cells[..., 4:] = centred @ reference.components.T.astype(np.float64)
+    cells[~np.isfinite(layers).all(axis=2)] = np.nan
     return cells
 
 
-def _model_table(
-    embeddings: Embeddings, model: int, axis: Sequence[str], reference: SaneReference | None
+def _table(
+    cells: NDArray[np.float64], models: Sequence[int], names: Sequence[str], reasons: Sequence[str]
 ) -> pd.DataFrame:
-    """The table of one model; ``axis`` are the names of all its layers."""
+    """Cells [m, L, 7] as rows, model by model."""
     import numpy as np
     import pandas as pd
 
-    names = _names_of(embeddings, model)
-    embedded = layer_scalars(np.asarray(embeddings.layers[model, : len(names)]), names, reference)
-    place = {name: position for position, name in enumerate(names)}
-    cells = np.full((len(axis), len(_COLUMNS)), np.nan)
-    reasons = [""] * len(axis)
-    for index, name in enumerate(axis):
-        if name not in place:
-            reasons[index] = "The encoder does not see this layer."
-        elif np.isnan(embedded[place[name], :2]).any():
-            reasons[index] = "The embedding is not finite: the network has NaN or infinite weights."
-        else:
-            cells[index] = embedded[place[name]]
-    frame = pd.DataFrame(cells, columns=list(_COLUMNS))
-    frame.insert(0, "layer", range(len(axis)))
-    frame.insert(1, "name", list(axis))
-    frame["reason"] = reasons
+    frame = pd.DataFrame(cells.reshape(-1, len(_COLUMNS)), columns=list(_COLUMNS))
+    frame.insert(0, "row", np.repeat(np.asarray(models, dtype=np.int64), len(names)))
+    frame.insert(1, "layer", np.tile(np.arange(len(names)), len(models)))
+    frame.insert(2, "name", list(names) * len(models))
+    frame["reason"] = list(reasons)
     return frame
 
 
@@ -227,34 +212,48 @@ def sane_features(
     cancelled: CancelCheck | None = None,
 ) -> pd.DataFrame:
     """SANE's features of every layer; see :func:`sane_engine.baselines.layer_features`."""
+    import numpy as np
+
     from sane_engine.sane import embed
 
-    embeddings = embed(encoder, [tensors], progress=progress, cancelled=cancelled)
     axis = [layer.name for layer in weight_layers(tensors)]
-    return _model_table(embeddings, 0, axis, reference)
+    try:
+        embeddings = embed(encoder, [tensors], progress=progress, cancelled=cancelled)
+    except Refusal as refusal:
+        # The encoder sees the network as one sequence: one bad tensor spoils every layer.
+        empty = np.full((1, len(axis), len(_COLUMNS)), np.nan)
+        return _table(empty, [0], axis, [str(refusal)] * len(axis)).drop(columns="row")
+    return embedding_features(embeddings, reference, fit=False).drop(columns="row")
 
 
-def embedding_features(embeddings: Embeddings, reference: SaneReference | None = None) -> pd.DataFrame:
+def embedding_features(
+    embeddings: Embeddings, reference: SaneReference | None = None, *, fit: bool = True
+) -> pd.DataFrame:
     """The same table from embeddings that exist already, all models one below the other.
 
     Args:
         embeddings: Embeddings of m models.
-        reference: The zoo to compare with; by default these models themselves.
+        reference: The zoo to compare with.
+        fit: Without a reference, compare these models with themselves; else distances and components are NaN.
 
     Returns:
         Column ``row`` (0 … m−1), then as :func:`sane_engine.baselines.layer_features`.
     """
+    import numpy as np
     import pandas as pd
 
-    reference = fit_reference(embeddings) if reference is None else reference
-    frames = []
-    for model in range(len(embeddings.layers)):
-        frame = _model_table(embeddings, model, _names_of(embeddings, model), reference)
-        frame.insert(0, "row", model)
-        frames.append(frame)
-    if not frames:
-        return pd.DataFrame(columns=["row", "layer", "name", *_COLUMNS, "reason"])
-    return pd.concat(frames, ignore_index=True)
+    if reference is None and fit:
+        reference = fit_reference(embeddings)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for model in range(len(embeddings)):
+        alike.setdefault(embeddings.names_of(model), []).append(model)
+    frames = [pd.DataFrame(columns=["row", "layer", "name", *_COLUMNS, "reason"])] if not alike else []
+    for names, models in alike.items():
+        cells = layer_scalars(np.asarray(embeddings.layers[models, : len(names)]), names, reference)
+        lost = np.isnan(cells[..., 0]).reshape(-1)
+        reasons = np.where(lost, "The embedding is not finite.", "")
+        frames.append(_table(cells, models, names, reasons.tolist()))
+    return pd.concat(frames, ignore_index=True).sort_values(["row", "layer"], kind="stable", ignore_index=True)
 
 
 def zoo_sane_features(

@@ -51,7 +51,8 @@ def fit_failure(record: Mapping[str, Any], n_in_fit: int) -> str:
     alpha, xmin, xmax = (float(record.get(name) or math.nan) for name in ("alpha", "xmin", "xmax"))
     if record.get("status") == "failed" or not math.isfinite(alpha) or alpha <= 1:
         if n_in_fit < 2:
-            return f"No power-law fit: {n_in_fit} of {int(record['num_evals'])} eigenvalues are above {FIT_THRESHOLD:g}."
+            n_all = int(record["num_evals"])
+            return f"No power-law fit: {n_in_fit} of {n_all} eigenvalues are above {FIT_THRESHOLD:g}."
         return "No power-law fit: the package's fit failed."
     if not xmax > xmin * (1 + NARROWEST_TAIL):
         return "No power-law fit: all eigenvalues in the tail are equal."
