@@ -1,11 +1,10 @@
 """What is computed once for a pair of zoo and encoder and then kept: embeddings, maps, WeightWatcher's features.
 
-The embedded zoos ship with it under ``assets/embeddings``; a user's own zoo gets it from the same :func:`precompute`,
-cached in the workspace under the digests of both. Reading it back loads no torch.
+The embedded zoos ship with it under ``assets/embeddings``; a user's own zoo gets it from the same
+:func:`precompute`, cached in the workspace under the digests of both. Reading it back loads no torch.
 
-Embeddings are kept as float16: an absolute error of at most 0.0005 relative to each value, in a quarter of the space
-of the weights they come from. Maps and references are made *of the rounded values*, so all files agree exactly.
-Token latents and weight statistics are not kept; both are computed when asked for.
+Embeddings are kept as float16: an error of at most 0.05 % of each value. Maps and references are made *of the
+rounded values*, so all files agree exactly. Token latents and weight statistics are not kept; both are computed when asked for.
 """
 
 from __future__ import annotations
@@ -225,18 +224,15 @@ def _quality(projection: Projection) -> dict[str, Any]:
 
 
 def _compact(table: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as float32, row and layer as int32, repeated texts as categories."""
+    """Numbers as float32, row and layer as int32."""
     numbers = table.select_dtypes("float64").columns
-    texts = ["name", "warning", "reason"]
-    return table.astype({name: "float32" for name in numbers} | {"row": "int32", "layer": "int32"}).astype(
-        dict.fromkeys(texts, "category")
-    )
+    return table.astype(dict.fromkeys(numbers, "float32") | {"row": "int32", "layer": "int32"})
 
 
 def _write(kept: Precomputed, folder: Path) -> None:
     from safetensors.numpy import save_file
 
-    half = {
+    half: dict[str, Any] = {
         "layers": kept.embeddings.layers.astype(np.float16),
         "models": kept.embeddings.models.astype(np.float16),
     }
@@ -260,8 +256,8 @@ def read_precomputed(
         encoder_digest: If given, the encoder it must belong to.
 
     Raises:
-        Refusal: Nothing is there (``not-precomputed``), it cannot be read (``broken-precomputed``), or it belongs to
-            another zoo or encoder (``stale-precomputed``).
+        Refusal: Nothing is there (``not-precomputed``), it cannot be read (``broken-precomputed``), or it belongs
+            to another zoo or encoder (``stale-precomputed``).
     """
     import pandas as pd
     from safetensors import SafetensorError
