@@ -218,25 +218,22 @@ class Layout:
 
         Only the tensors that have values of their own (not tied, not carried) are read. Exact, not differentiable.
         """
-        first = next(slot for slot in self.slots if slot.view)
-        source = tensors[first.name]
-        batch = tuple(source.shape[: source.dim() - len(first.shape)])
         n, d = self.n_tokens, self.token_size
-        tokens = torch.empty(*batch, n, d, dtype=self.dtype, device=source.device)
-        batch_strides = tokens.stride()[:-2]
-        for layer in self.layers:
-            length = layer.chunks * d
-            if layer.width < length:
-                shape, strides = (*batch, layer.rows, length - layer.width), (*batch_strides, length, 1)
-                tokens.as_strided(shape, strides, layer.start * d + layer.width).zero_()
+        tokens: Tensor | None = None
+        batch: Shape = ()
+        batch_strides: Shape = ()
         for slot in self.slots:
             if not slot.view:
                 continue
+            values = tensors[slot.name]
+            if tokens is None:
+                batch = tuple(values.shape[: values.dim() - len(slot.shape)])
+                tokens = torch.empty(*batch, n, d, dtype=self.dtype, device=values.device)
+                batch_strides = tokens.stride()[:-2]
             layer = self.layers[slot.layer]
             length = layer.chunks * d
             groups, before, out, after = slot.view
             offset = layer.start * d + slot.column
-            values = tensors[slot.name]
             if groups == before == 1:
                 target = tokens.as_strided((*batch, out, after), (*batch_strides, length, 1), offset)
                 values = values.reshape(*batch, out, after)
@@ -245,6 +242,11 @@ class Layout:
                 target = tokens.as_strided((*batch, *slot.view), strides, offset)
                 values = values.reshape(*batch, *slot.view)
             copy_exact(target, values)
+            if slot.role == "matrix" and layer.width < length:
+                shape, row_strides = (*batch, layer.rows, length - layer.width), (*batch_strides, length, 1)
+                tokens.as_strided(shape, row_strides, layer.start * d + layer.width).zero_()
+        if tokens is None:
+            raise ValueError("the layout has no tokens")
         return tokens
 
     def unfold(self, tokens: Tensor, carried: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

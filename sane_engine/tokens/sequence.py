@@ -146,7 +146,7 @@ def tokenize_batch(
         if not models:
             raise ValueError("there are no models to tokenize")
         layout = layout_of(models[0], token_size, output_axes=output_axes)
-        stacked = _stack(models, layout)
+        stacked = _Columns(models, layout)
     carried = {name: stacked[name].detach().clone() for name in _carried(layout)}
     return TokenBatch(layout.fold(stacked), layout.mask(), layout.positions(), layout, carried)
 
@@ -237,32 +237,43 @@ def _cached_layout(
     return Layout(token_size, tuple(slots[name] for name, *_ in entries), tuple(layers))
 
 
-@torch.no_grad()
-def _stack(models: Sequence[Mapping[str, Tensor]], layout: Layout) -> dict[str, Tensor]:
-    """Stack the models' tensors; ``layout`` is that of the first.
+class _Columns(Mapping[str, Tensor]):
+    """The tensors of several models, stacked when they are asked for, so that only one stack exists at a time.
 
     The checks run over whole columns in C: a Python loop over models and tensors would cost more than the copy.
-
-    Raises:
-        ValueError: A model has another layout; says which model and which tensor.
     """
-    names = [slot.name for slot in layout.slots]
-    if not all(map(names.__eq__, map(list, models))):
-        raise _difference(models)
-    columns = dict(zip(names, zip(*(model.values() for model in models), strict=True), strict=True))
-    stacked: dict[str, Tensor] = {}
-    try:
-        for slot in layout.slots:
-            column = columns[slot.name]
-            if list(map(_DTYPE, column)).count(slot.dtype) != len(column):
-                raise _difference(models)
-            if not slot.tied_to:
-                stacked[slot.name] = torch.stack(column)
-    except (AttributeError, RuntimeError, TypeError) as error:  # not a tensor; another shape
-        raise _difference(models) from error
-    if not _same_ties(columns, layout):
-        raise _difference(models)
-    return stacked
+
+    def __init__(self, models: Sequence[Mapping[str, Tensor]], layout: Layout) -> None:
+        """Check names and ties against ``layout``, which is that of the first model; the rest when stacking.
+
+        Raises:
+            ValueError: A model has another layout; says which model and which tensor.
+        """
+        self._models = models
+        self._dtypes = {slot.name: slot.dtype for slot in layout.slots}
+        names = list(self._dtypes)
+        if not all(map(names.__eq__, map(list, models))):
+            raise _difference(models)
+        values = zip(*(model.values() for model in models), strict=True)
+        self._columns = dict(zip(names, values, strict=True))
+        if not _same_ties(self._columns, layout):
+            raise _difference(models)
+
+    def __getitem__(self, name: str) -> Tensor:
+        column = self._columns[name]
+        try:
+            if list(map(_DTYPE, column)).count(self._dtypes[name]) != len(column):
+                raise _difference(self._models)
+            with torch.inference_mode():  # a third faster than no_grad on many small tensors
+                return torch.stack(column)
+        except (AttributeError, RuntimeError, TypeError) as error:  # another shape; not a tensor
+            raise _difference(self._models) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 def _same_ties(columns: Mapping[str, tuple[Tensor, ...]], layout: Layout) -> bool:
@@ -275,7 +286,7 @@ def _same_ties(columns: Mapping[str, tuple[Tensor, ...]], layout: Layout) -> boo
             continue
         owners = [next(i for i, each in enumerate(slots) if each.name == (s.tied_to or s.name)) for s in slots]
         for tensors in zip(*(columns[slot.name] for slot in slots), strict=True):
-            places = list(map(_memory, tensors))
+            places = [_memory(tensor) if isinstance(tensor, Tensor) else None for tensor in tensors]
             if [places.index(place) for place in places] != owners:
                 return False
     return True
@@ -283,29 +294,26 @@ def _same_ties(columns: Mapping[str, tuple[Tensor, ...]], layout: Layout) -> boo
 
 def _difference(models: Sequence[Mapping[str, Tensor]]) -> ValueError:
     """The first difference between the layout of the first model and another, in words."""
-    first = _entries(models[0])
-    expected = {entry[0]: entry for entry in first}
+    first = {entry[0]: entry for entry in _entries(models[0])}
     for i, model in enumerate(models):
         try:
-            entries = _entries(model)
+            entries = {entry[0]: entry for entry in _entries(model)}
         except ValueError as error:
             return ValueError(f"model {i}: {error}")
-        for name, *properties in entries:
-            if name not in expected:
+        for name, entry in entries.items():
+            if name not in first:
                 return ValueError(f"model {i} has a tensor {name!r} that model 0 lacks")
-            if properties != list(expected[name][1:]):
-                return ValueError(
-                    f"{name!r} of model {i} is {_describe(*properties)}, of model 0 {_describe(*expected[name][1:])}"
-                )
-        missing = expected.keys() - model.keys()
-        if missing:
+            if entry != first[name]:
+                return ValueError(f"{name!r} of model {i} is {_words(entry)}, of model 0 {_words(first[name])}")
+        if missing := first.keys() - entries.keys():
             return ValueError(f"model {i} lacks the tensor {min(missing)!r} of model 0")
-        if entries != first:
+        if list(entries) != list(first):
             return ValueError(f"model {i} has the tensors of model 0 in another order")
     return ValueError("the models cannot be stacked: their tensors lie on different devices")
 
 
-def _describe(shape: Shape, dtype: torch.dtype, tied_to: str, strided: bool) -> str:
+def _words(entry: _Entry) -> str:
+    _, shape, dtype, tied_to, strided = entry
     kind = "" if strided else "sparse "
     tied = f" tied to {tied_to!r}" if tied_to else ""
     return f"{kind}{str(dtype).removeprefix('torch.')} {list(shape)}{tied}"
