@@ -4,7 +4,8 @@ The embedded zoos ship with it under ``assets/embeddings``; a user's own zoo get
 :func:`precompute`, cached in the workspace under the digests of both. Reading it back loads no torch.
 
 Embeddings are kept as float16: an error of at most 0.05 % of each value. Maps and references are made *of the
-rounded values*, so all files agree exactly. Token latents and weight statistics are not kept; both are computed when asked for.
+rounded values*, so all files agree exactly. Token latents and weight statistics are not kept; both are computed
+when asked for.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Projection:
         seed: Seed of UMAP's layout and of the trustworthiness sample.
         n_neighbors: Neighbours UMAP looked at, and trustworthiness is about.
         trustworthiness: 0 to 1; below 1 by the neighbours on the map that are none in the original space, the more
-            the further they are there. NaN with fewer than five vectors.
+            the further they are there. NaN with fewer than five vectors, or if all are equal.
         trustworthiness_n: Number of vectors it was measured on.
         explained: PCA: share of the variance along each axis.
         centre: Mean of each feature, float32 [f].
@@ -183,7 +183,7 @@ def _umap(points: Matrix, seed: int, n_neighbors: int) -> Matrix:
 
 def _trustworthiness(points: Matrix, coordinates: Matrix, seed: int, n_neighbors: int) -> tuple[float, int]:
     n = len(points)
-    if n < 5:
+    if n < 5 or not points.shape[1]:
         return float("nan"), n
     from sklearn.manifold import trustworthiness
 

@@ -144,9 +144,9 @@ def _workers() -> int:
 def _entry(row: Mapping[str, Any] | None, shape: Sequence[int]) -> dict[str, Any]:
     """A child's answer for one layer as cells of the table."""
     if row is None:
-        return {"reason": _skipped(shape)}
+        return {"warning": "", "reason": _skipped(shape)}
     if "error" in row:
-        return {"reason": str(row["error"])}
+        return {"warning": "", "reason": str(row["error"])}
     return {**row["values"], "warning": row["warning"], "reason": row["reason"]}
 
 
@@ -155,8 +155,7 @@ def _table(entries: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> pd.
 
     frame = pd.DataFrame.from_records(list(entries), columns=[*identity, *_COLUMNS, "warning", "reason"])
     frame[list(_COLUMNS)] = frame[list(_COLUMNS)].astype("float64")
-    frame["warning"] = frame["warning"].fillna("").astype(str)
-    frame["reason"] = frame["reason"].astype(str)
+    frame[["warning", "reason"]] = frame[["warning", "reason"]].astype(str)
     return frame
 
 
@@ -165,7 +164,7 @@ def spectral_features(
 ) -> pd.DataFrame:
     """WeightWatcher's features of every layer; see :func:`sane_engine.baselines.layer_features`."""
     layers = weight_layers(tensors)
-    entries: list[dict[str, Any]] = [{"layer": layer.index, "name": layer.name} for layer in layers]
+    entries: list[dict[str, Any]] = [{"layer": layer.index, "name": layer.name, "warning": ""} for layer in layers]
     matrices: dict[str, Tensor] = {}
     for layer, entry in zip(layers, entries, strict=True):
         stop_if(cancelled)
@@ -263,7 +262,7 @@ def _prepare_chunk(
             tensor = stacked[layer.weight][position]
             reason = _unsupported(layer, tensor.shape) or _bad_values(tensor)
             key = f"{row}_{layer.index}"
-            entries[key] = {"row": row, "layer": layer.index, "name": layer.name, "reason": reason}
+            entries[key] = {"row": row, "layer": layer.index, "name": layer.name, "warning": "", "reason": reason}
             if not reason:
                 matrices[key] = tensor
                 open_layers[row] += 1
