@@ -274,7 +274,7 @@ class Layout:
                 rows = self._rows(tokens, self.layers[slot.layer]).narrow(-1, slot.column, slot.width)
                 groups, before, out, after = slot.view
                 values = rows.reshape(*batch, groups, out, before, after).transpose(-3, -2)
-                result[slot.name] = cast_exact(values, slot.dtype).reshape(*batch, *slot.shape)
+                result[slot.name] = cast_exact(values, slot.dtype).reshape((*batch, *slot.shape))
             elif carried is None or slot.name not in carried:
                 raise ValueError(f"the carried tensor {slot.name!r} is missing")
             else:
