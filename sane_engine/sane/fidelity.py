@@ -217,3 +217,56 @@ def _linear(group: Tensor, mean: Tensor, projection: Tensor) -> Reconstruct:
         return result
 
     return apply
+
+
+def decoded_accuracy(
+    encoder: Sane,
+    zoo: Zoo,
+    images: Tensor,
+    labels: Tensor,
+    rows: Rows | None = None,
+    *,
+    progress: Progress = no_progress,
+    cancelled: CancelCheck | None = None,
+) -> pd.DataFrame:
+    """Accuracy of checkpoints as they are and after the way through the latents.
+
+    Args:
+        encoder: Trained on the zoo's layout.
+        zoo: With an architecture the engine can rebuild; where activations vary, the table has them.
+        images: ``[n, c, h, w]``.
+        labels: ``[n]``.
+        rows: Row numbers, of one layout; by default those of split ``"test"``.
+        progress: Called with the checkpoints done.
+        cancelled: Asked between groups.
+
+    Returns:
+        Columns ``row``, ``original`` and ``decoded`` (fractions correct).
+
+    Raises:
+        Refusal: The zoo does not say what its architecture is (``no-architecture``).
+    """
+    import pandas as pd
+
+    from sane_engine.zoo.architectures import evaluate
+
+    if zoo.architecture is None:
+        raise Refusal("no-architecture", "The zoo does not say how to run its models.", "Add its architecture.")
+    rows = rows_of_split(zoo, "test") if rows is None else np.asarray(rows, dtype=np.int64)
+    column = zoo.table["activation"].to_numpy() if "activation" in zoo.table else np.full(len(zoo), None)
+    parts = []
+    done = 0
+    for activation in dict.fromkeys(column[rows].tolist()):
+        stop_if(cancelled)
+        members = rows[column[rows] == activation]
+        batch = token_batch(zoo, members, encoder.config.token_size)
+        found = [
+            evaluate(zoo.architecture, stacked, images, labels, activation=activation, cancelled=cancelled)[
+                0
+            ].numpy()
+            for stacked in (zoo.stacked(members), decode_models(encoder, batch))
+        ]
+        parts.append(pd.DataFrame({"row": members, "original": found[0], "decoded": found[1]}))
+        done += len(members)
+        progress(done, len(rows), "evaluating decoded models")
+    return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
