@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from sane_engine.zoo.sources import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sane_engine.checkpoint import Checkpoint
 
 CACHE_BYTES = 512 * 1024 * 1024
 _BLOCK = 1024 * 1024
@@ -64,12 +66,6 @@ class TensorCache:
                 self._bytes -= self._models.popitem(last=False)[1][0]
 
 
-def _load(path: Path) -> Mapping[str, Tensor]:
-    from sane_engine.intake import load_checkpoint
-
-    return load_checkpoint(path).tensors
-
-
 @dataclass(frozen=True)
 class CheckpointFiles:
     """One checkpoint file a row.
@@ -80,14 +76,12 @@ class CheckpointFiles:
             are read. So a zoo of 50,000 files opens without reading them.
         signatures: Signatures already known, by family; the others are found by reading one file.
         cache: Holds what was read.
-        load: Reads one file; the intake, unless a test says otherwise.
     """
 
     paths: tuple[Path, ...]
     family: Rows
     signatures: dict[int, Signature] = field(default_factory=dict)
     cache: TensorCache = field(default_factory=TensorCache)
-    load: Callable[[Path], Mapping[str, Any]] = _load
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -100,12 +94,12 @@ class CheckpointFiles:
         """See :class:`TensorSource`."""
         family = int(self.family[row])
         if family not in self.signatures:
-            self._read(row)
+            next(self._read([row]))
         return self.signatures[family]
 
     def tensors(self, row: int) -> dict[str, Tensor]:
         """Copies, so that whoever changes one does not change the zoo."""
-        read = self._read(row)
+        read = next(self._read([row]))
         copies = {id(t): t.clone() for t in read.values()}
         return {name: copies[id(t)] for name, t in read.items()}
 
@@ -115,8 +109,7 @@ class CheckpointFiles:
 
         signature = self.signature(int(rows[0]))
         stacks: dict[str, Tensor] = {}
-        for index, row in enumerate(rows.tolist()):
-            read = self._read(row)
+        for index, read in enumerate(self._read(rows.tolist())):
             for parameter in signature:
                 if parameter.tied_to is None:
                     tensor = read[parameter.name]
@@ -132,25 +125,36 @@ class CheckpointFiles:
             try:
                 total.update(bytes.fromhex(sha256_of(self.paths[row])))
             except OSError as error:
-                raise _gone(self.paths[row], error) from error
+                raise Refusal(
+                    "zoo-file-gone",
+                    f"{self.paths[row].name} cannot be read any more ({error.strerror or error}).",
+                    "Put the file back, or load the zoo again.",
+                ) from error
         return total.hexdigest()
 
-    def _read(self, row: int) -> Mapping[str, Tensor]:
-        cached = self.cache.get(row)
-        if cached is not None:
-            return cached
-        path = self.paths[row]
-        try:
-            tensors = self.load(path)
-        except OSError as error:
-            raise _gone(path, error) from error
-        except Refusal as refusal:
-            raise Refusal(refusal.code, f"{path.parent.name}/{path.name}: {refusal}", refusal.hint) from refusal
-        signature = self.signatures.setdefault(int(self.family[row]), signature_of(tensors))
-        if signature != signature_of(tensors):
+    def _read(self, rows: Sequence[int]) -> Iterator[Mapping[str, Tensor]]:
+        """The tensors of each row, in order; one child of the intake reads what is not in the cache."""
+        from sane_engine.intake import load_each
+
+        held = {row: tensors for row in rows if (tensors := self.cache.get(row)) is not None}
+        missing = list(dict.fromkeys(row for row in rows if row not in held))
+        reading = zip(missing, load_each([self.paths[row] for row in missing]) if missing else (), strict=True)
+        for row in rows:
+            while row not in held:
+                read, outcome = next(reading)
+                held[read] = self._checked(read, outcome)
+            yield held[row]
+
+    def _checked(self, row: int, outcome: list[Checkpoint] | Refusal) -> Mapping[str, Tensor]:
+        name = f"{self.paths[row].parent.name}/{self.paths[row].name}"
+        if isinstance(outcome, Refusal):
+            raise Refusal(outcome.code, f"{name}: {outcome}", outcome.hint) from outcome
+        tensors = outcome[0].tensors
+        found = signature_of(tensors)
+        if len(outcome) > 1 or self.signatures.setdefault(int(self.family[row]), found) != found:
             raise Refusal(
                 "mixed-layouts",
-                f"{path.parent.name}/{path.name} differs from the other models in tensor names, shapes or dtypes.",
+                f"{name} differs from the other models in tensor names, shapes or dtypes.",
                 "Put models of one architecture in one folder.",
             )
         self.cache.put(row, tensors)
@@ -162,11 +166,3 @@ def families(signatures: Sequence[Signature]) -> tuple[Rows, dict[int, Signature
     numbers: dict[Signature, int] = {}
     family = np.asarray([numbers.setdefault(s, len(numbers)) for s in signatures], dtype=np.int64)
     return family, {number: signature for signature, number in numbers.items()}
-
-
-def _gone(path: Path, error: OSError) -> Refusal:
-    return Refusal(
-        "zoo-file-gone",
-        f"{path.name} cannot be read any more ({error.strerror or error}).",
-        "Put the file back, or load the zoo again.",
-    )

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 _Row = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 
 MAX_FILES = 100_000
-# The intake reads a file in a child process of its own; this many at a time.
-_AT_ONCE = max(1, min(4, os.cpu_count() or 1))
 _INDEX = ".safetensors.index.json"
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 
@@ -48,7 +44,7 @@ class _Listing:
     csvs: list[str]
 
 
-def _list(root: Path) -> _Listing:
+def _list(root: Path, cancelled: CancelCheck | None) -> _Listing:
     """All files below ``root`` in name order; hidden ones and links to elsewhere are left out.
 
     Shards that an index names are read through the index, so they are not listed themselves.
@@ -57,6 +53,7 @@ def _list(root: Path) -> _Listing:
     csvs: list[str] = []
     shards: set[str] = set()
     for folder, folders, names in os.walk(root):
+        stop_if(cancelled)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
         for name in sorted(names):
             path = Path(folder) / name
@@ -84,34 +81,23 @@ def _shards(index: Path) -> set[str]:
         return set()
 
 
-def _read(path: Path) -> Checkpoint | Refusal:
-    from sane_engine.intake import load_checkpoint
-
-    try:
-        return load_checkpoint(path)
-    except Refusal as refusal:
-        return refusal
-    except OSError as error:
-        return Refusal("unreadable", f"The file cannot be read ({error.strerror or error}).")
-
-
 def _read_all(
     root: Path, files: list[str], progress: Progress, cancelled: CancelCheck | None
 ) -> Iterator[tuple[str, Checkpoint | Refusal]]:
-    """Read files a few at a time, in order; a few are read ahead and no more."""
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-        pending = deque(pool.submit(_read, root / f) for f in files[: 2 * _AT_ONCE])
-        try:
-            for done, file in enumerate(files):
-                stop_if(cancelled)
-                progress(done, len(files), f"reading {file}")
-                outcome = pending.popleft().result()
-                if (ahead := done + 2 * _AT_ONCE) < len(files):
-                    pending.append(pool.submit(_read, root / files[ahead]))
-                yield file, outcome
-        finally:
-            for future in pending:
-                future.cancel()
+    """Read files in order, in one child process of the intake."""
+    from sane_engine.intake import load_each
+
+    for done, (file, outcome) in enumerate(
+        zip(files, load_each([root / f for f in files], cancelled=cancelled), strict=True)
+    ):
+        stop_if(cancelled)
+        progress(done, len(files), f"reading {file}")
+        if isinstance(outcome, Refusal):
+            yield file, outcome
+        elif len(outcome) > 1:
+            yield file, Refusal("several-checkpoints", f"It holds {len(outcome)} checkpoints.", "Unpack it here.")
+        else:
+            yield file, outcome[0]
     progress(len(files), len(files), f"{len(files)} files read")
 
 
@@ -152,13 +138,13 @@ def load_folder(path: Path, *, progress: Progress = no_progress, cancelled: Canc
     if path.is_dir():
         return _load_directory(path, progress, cancelled)
     if not zipfile.is_zipfile(path):
-        raise Refusal("not-a-zoo", f"{path.name} is one file, not a zoo.", "Give a folder or a zip of checkpoints.")
+        raise _one_file(path)
     return _load_zip(path, progress, cancelled)
 
 
 def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | None) -> Zoo:
     root = root.resolve()
-    listing = _list(root)
+    listing = _list(root, cancelled)
     too_large = [(c, "larger than 64 MB") for c in listing.csvs if (root / c).stat().st_size > MAX_CSV_BYTES]
     small = [c for c in listing.csvs if c not in dict(too_large)]
     properties, refused = _csv_properties((c, (root / c).read_bytes()) for c in small)
@@ -186,8 +172,10 @@ def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> 
 
     stop_if(cancelled)
     progress(0, 1, f"reading {path.name}")
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         members = archive.infolist()
+        if _is_one_checkpoint([m.filename for m in members]):
+            raise _one_file(path)
         if any(m.filename.endswith("/result.json") for m in members):
             raise Refusal(
                 "zoo-zipped-modelzoos", "This zip holds a modelzoos folder.", "Unpack it and open the folder."
@@ -195,22 +183,45 @@ def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> 
         properties, dropped = _csv_properties(_zipped_csvs(archive, members))
     checkpoints = load_checkpoints(path)
     progress(1, 1, f"{len(checkpoints)} checkpoints read")
-    rows: list[_Row] = [(c.name, properties.of(c.name), c.properties) for c in checkpoints]
     csvs = {*properties.files, *dict(dropped)}
     ignored = dict.fromkeys(pair for c in checkpoints for pair in c.provenance.ignored)
-    names = {m.filename for m in members}
-    dropped += [(name, reason) for name, reason in ignored if name in names and name not in csvs]
+    files = {m.filename for m in members if not m.is_dir()}
+    dropped += [(name, reason) for name, reason in ignored if name in files and name not in csvs]
+    names = [c.name for c in checkpoints]
+    if len(names) == 1:
+        # The intake calls the only checkpoint of a zip by the zip's name; the CSV calls it by its own.
+        names = sorted(files - csvs - {name for name, _ in ignored})[:1] or names
+    rows: list[_Row] = [(n, properties.of(n), c.properties) for n, c in zip(names, checkpoints, strict=True)]
     source = MemorySource.of_models([c.tensors for c in checkpoints])
     return _zoo(path.stem, rows, source, properties, dropped, "zip")
 
 
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        raise Refusal("damaged", f"The archive {path.name} is damaged.", "Download or copy it again.") from error
+
+
+def _is_one_checkpoint(names: list[str]) -> bool:
+    """Whether a zip is not an archive of files but one torch or numpy file."""
+    return any(n.endswith("/data.pkl") for n in names) or (bool(names) and all(n.endswith(".npy") for n in names))
+
+
+def _one_file(path: Path) -> Refusal:
+    return Refusal("not-a-zoo", f"{path.name} is one file, not a zoo.", "Give a folder or a zip of checkpoints.")
+
+
 def _zipped_csvs(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[tuple[str, bytes]]:
+    left = MAX_CSV_BYTES
     for member in members:
         if member.filename.lower().endswith(".csv") and not member.filename.startswith("__MACOSX/"):
             try:
                 with archive.open(member) as file:
-                    # The declared size is the archive's own word; read no more than the limit in any case.
-                    yield member.filename, file.read(MAX_CSV_BYTES + 1)
+                    # The declared size is the archive's own word; all of them together stay below the limit.
+                    content = file.read(left + 1)
+                left -= min(left, len(content))
+                yield member.filename, content
             except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError, EOFError):
                 yield member.filename, b""
 

@@ -112,12 +112,12 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace")
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with ``::`` between the levels, as the flat ones are written."""
+def _flat(settings: Mapping[str, Any], prefix: str = "", depth: int = 4) -> dict[str, Any]:
+    """Nested settings with ``::`` between the levels, as the flat ones are written; deeper ones are left out."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}::")
+            flat |= _flat(value, f"{prefix}{key}::", depth - 1) if depth else {}
         else:
             flat[prefix + str(key)] = value
     return flat
