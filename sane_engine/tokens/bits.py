@@ -39,6 +39,13 @@ _NAN_PAYLOADS = {
 }
 
 
+def copy_of(tensor: Tensor) -> Tensor:
+    """``tensor`` as new contiguous memory, outside autograd; a sparse one stays sparse."""
+    if tensor.layout is not torch.strided:
+        return tensor.detach().clone()
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
 def copy_exact(target: Tensor, source: Tensor) -> None:
     """Copy ``source`` into ``target`` of the same shape and another format, NaNs bit by bit."""
     target.copy_(source)

@@ -125,6 +125,9 @@ def _anchor(name: str, names: Collection[str]) -> _Anchor | None:
         stored = (magnitude,) if part == "1" else ()
     else:
         module, _, leaf = name.rpartition(".")
+        partner = {"_g": "_v", "_u": "_orig"}.get(leaf[-2:])
+        if partner and _join(module, f"{leaf[:-2]}{partner}") in names:
+            return None
         if leaf.endswith("_v") and _join(module, f"{leaf[:-2]}_g") in names:  # weight normalisation
             leaf = leaf[:-2]
             stored = (_join(module, f"{leaf}_g"),)

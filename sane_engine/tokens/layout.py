@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sane_engine.tokens.bits import cast_exact, copy_exact
+from sane_engine.tokens.bits import cast_exact, copy_exact, copy_of
 from sane_engine.tokens.grouping import Shape, View
 
 Role = Literal["matrix", "column", "tied", "carried"]
@@ -278,7 +278,7 @@ class Layout:
             elif carried is None or slot.name not in carried:
                 raise ValueError(f"the carried tensor {slot.name!r} is missing")
             else:
-                result[slot.name] = carried[slot.name].detach().clone()
+                result[slot.name] = copy_of(carried[slot.name])
         return result
 
     # -- identity -----------------------------------------------------------------------------------------------

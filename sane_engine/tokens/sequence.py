@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
-from sane_engine.tokens.bits import TOKENIZED_DTYPES
+from sane_engine.tokens.bits import TOKENIZED_DTYPES, copy_of
 from sane_engine.tokens.grouping import OutputAxis, Shape, group_tensors
 from sane_engine.tokens.layout import LayerSlot, Layout, Role, TensorSlot
 
@@ -119,7 +119,7 @@ def tokenize(
         ValueError: As :func:`layout_of`.
     """
     layout = layout_of(tensors, token_size, output_axes=output_axes)
-    carried = {name: tensors[name].detach().clone() for name in _carried(layout)}
+    carried = {name: copy_of(tensors[name]) for name in _carried(layout)}
     return TokenSequence(layout.fold(tensors), layout.mask(), layout.positions(), layout, carried)
 
 
@@ -147,7 +147,7 @@ def tokenize_batch(
             raise ValueError("there are no models to tokenize")
         layout = layout_of(models[0], token_size, output_axes=output_axes)
         stacked = _Columns(models, layout)
-    carried = {name: stacked[name].detach().clone() for name in _carried(layout)}
+    carried = {name: copy_of(stacked[name]) for name in _carried(layout)}
     return TokenBatch(layout.fold(stacked), layout.mask(), layout.positions(), layout, carried)
 
 
@@ -300,15 +300,15 @@ def _difference(models: Sequence[Mapping[str, Tensor]]) -> ValueError:
             entries = {entry[0]: entry for entry in _entries(model)}
         except ValueError as error:
             return ValueError(f"model {i}: {error}")
-        for name, entry in entries.items():
-            if name not in first:
-                return ValueError(f"model {i} has a tensor {name!r} that model 0 lacks")
-            if entry != first[name]:
-                return ValueError(f"{name!r} of model {i} is {_words(entry)}, of model 0 {_words(first[name])}")
-        if missing := first.keys() - entries.keys():
-            return ValueError(f"model {i} lacks the tensor {min(missing)!r} of model 0")
+        if added := next((name for name in entries if name not in first), None):
+            return ValueError(f"model {i} has a tensor {added!r} that model 0 lacks")
+        if missing := next((name for name in first if name not in entries), None):
+            return ValueError(f"model {i} lacks the tensor {missing!r} of model 0")
         if list(entries) != list(first):
             return ValueError(f"model {i} has the tensors of model 0 in another order")
+        for name, entry in entries.items():
+            if entry != first[name]:
+                return ValueError(f"{name!r} of model {i} is {_words(entry)}, of model 0 {_words(first[name])}")
     return ValueError("the models cannot be stacked: their tensors lie on different devices")
 
 
