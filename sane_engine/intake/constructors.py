@@ -76,12 +76,16 @@ def _storage_class(module: str, name: str) -> StorageClass | None:
 
 
 _ALIASES = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32"}
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Protocol 2, which torch uses, writes these modules under their old names."""
+
 _CONSTANTS = {
     *(
         f"torch.{name}"
         for name in ("strided", "sparse_coo", "sparse_csr", "per_tensor_affine", "per_tensor_symmetric")
     ),
     *(f"torch.per_channel_{name}" for name in ("affine", "symmetric", "affine_float_qparams")),
+    *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool")),
     *("torch.Tensor", "torch.nn.parameter.Buffer", "numpy.ndarray"),
 }
 """Names that may appear as an argument; calling them is refused."""
@@ -103,6 +107,7 @@ def lookup(module: str, name: str) -> Global:
     Raises:
         Refusal: ``pickled-code`` for every name that is not on the list.
     """
+    module = _PYTHON_2.get(module, module)
     path = f"{module}.{name}"
     storage = _storage_class(module, name)
     if storage is not None:
@@ -180,6 +185,11 @@ def _counter(arguments: tuple[Any, ...], _limits: Limits) -> object:
     return dict(arguments[0]) if arguments and isinstance(arguments[0], dict) else {}
 
 
+def _set(arguments: tuple[Any, ...], _limits: Limits) -> object:
+    # A list, because its members may be anything and hashing them is the file's code path, not ours.
+    return arguments[0] if arguments and isinstance(arguments[0], list) else []
+
+
 def _numpy_scalar(arguments: tuple[Any, ...], _limits: Limits) -> object:
     kind, data = arguments
     name = FROM_NUMPY.get(kind.code, "") if isinstance(kind, NumpyType) else ""
@@ -237,6 +247,8 @@ _CONSTRUCTORS: dict[str, Callable[[tuple[Any, ...], Limits], object]] = {
     "torch.Size": _size,
     "torch.device": _opaque("device"),
     "collections.OrderedDict": _ordered_dict,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
     "collections.defaultdict": _counter,
     "collections.Counter": _counter,
     "argparse.Namespace": lambda _arguments, _limits: _Record(),

@@ -164,8 +164,8 @@ def reader_died() -> Refusal:
 
 
 def unsupported(what: str, hint: str = SUPPORTED) -> Refusal:
-    """A known format that is not read."""
-    return Refusal("unsupported", f"{what} files are not read.", hint)
+    """A known format that is not read; ``what`` is its plural, with a capital."""
+    return Refusal("unsupported", f"{what} cannot be read here.", hint)
 
 
 def unknown() -> Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import re
 import zipfile
 
@@ -34,7 +35,6 @@ _OTHERS = {
     b"\x7fELF": "Program",
     b"MZ": "Program",
 }
-_CODE_AS_TEXT = re.compile(rb"\A\(*[ci]([\w.]+)\n([\w.]+)\n")
 
 
 def sniff(source: Source) -> str:
@@ -66,14 +66,14 @@ def sniff(source: Source) -> str:
 def _known_other(head: bytes) -> Refusal | None:
     for magic, name in _ARCHIVES.items():
         if head.startswith(magic):
-            return refusals.unsupported(f"Archives of the kind {name}", "Unpack it, or pack it as zip.")
+            return refusals.unsupported(f"{name.capitalize()} archives", "Unpack it, or pack it as zip.")
     for magic, name in _OTHERS.items():
         if head.startswith(magic):
-            return refusals.unsupported(name)
+            return refusals.unsupported(f"{name} files")
     if head[257:262] == b"ustar":
-        return refusals.unsupported("tar archives", "Unpack it, or pack it as zip.")
+        return refusals.unsupported("Tar archives", "Unpack it, or pack it as zip.")
     if head[4:8] == b"TFL3":
-        return refusals.unsupported("TensorFlow Lite")
+        return refusals.unsupported("TensorFlow Lite files")
     # A protobuf whose first field is a small number (ir_version) and whose next is a known field of ModelProto.
     if (
         len(head) > 3
@@ -81,7 +81,7 @@ def _known_other(head: bytes) -> Refusal | None:
         and head[1] < 0x20
         and head[2] in {0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42}
     ):
-        return refusals.unsupported("ONNX", "Export the weights with torch.save or as safetensors.")
+        return refusals.unsupported("ONNX files", "Export the weights with torch.save or as safetensors.")
     return None
 
 
@@ -93,9 +93,8 @@ def _text_or_unknown(head: bytes, source: Source) -> str:
         raise refusals.html_page()
     if start.startswith(b"{") and b'"weight_map"' in source.read(0, min(source.size, 2**20)):
         return "index"
-    code = _CODE_AS_TEXT.match(head)
-    if code:
-        raise refusals.pickled_code(b".".join(code.groups()).decode("latin-1"))
+    if _is_old_pickle(source.read(0, min(source.size, 2**20))):
+        return "pickle"
     if _is_text(head):
         raise refusals.text_file()
     if not head.strip(b"\0"):
@@ -103,6 +102,17 @@ def _text_or_unknown(head: bytes, source: Source) -> str:
     if zipfile.is_zipfile(source.stream):
         raise refusals.damaged("there is something before the zip archive")
     raise refusals.unknown()
+
+
+def _is_old_pickle(data: bytes) -> bool:
+    """Whether these are the printable opcodes of protocol 0, from the first byte to a STOP."""
+    names: list[str] = []
+    try:
+        for opcode, _, _ in pickletools.genops(data):
+            names.append(opcode.name)
+    except ValueError:
+        return False
+    return len(names) > 2
 
 
 def _is_text(head: bytes) -> bool:
