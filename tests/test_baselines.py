@@ -45,6 +45,7 @@ def troubled() -> dict[str, Tensor]:
     tensors["zero.weight"] = torch.zeros(9, 9)
     tensors["constant.weight"] = torch.ones(9, 9)
     tensors["few.weight"] = normal(3, 9)
+    tensors["single.weight"] = normal(1, 9)
     tensors["line.weight"] = normal(9, 9, 3)
     tensors["attention.in_proj_weight"] = normal(27, 9)
     tensors["norm.weight"] = normal(9)
@@ -69,7 +70,9 @@ def spectral() -> pd.DataFrame:
 def test_every_layer_has_a_row_in_file_order(spectral: pd.DataFrame) -> None:
     assert list(spectral["layer"]) == list(range(len(spectral)))
     assert list(spectral.index) == list(layer_features(troubled(), "statistics")["name"])
-    assert set(spectral.columns) == {"layer", "warning", "reason"} | {f.name for f in FEATURES["weightwatcher"]}
+    assert set(spectral.columns) == {"layer", "warning", "note", "reason"} | {
+        f.name for f in FEATURES["weightwatcher"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,7 @@ def test_every_layer_has_a_row_in_file_order(spectral: pd.DataFrame) -> None:
         ("bad", "1 of 81 weights are NaN"),
         ("zero", "All weights are zero"),
         ("few", "3 eigenvalues"),
-        ("line", "3 axes"),
-        ("attention", "in_proj_weight"),
+        ("single", "A single output"),
         ("norm", "One value a channel"),
     ],
 )
@@ -95,6 +97,23 @@ def test_a_constant_layer_keeps_its_norms_and_loses_its_alpha(spectral: pd.DataF
     assert "No power-law fit" in row["reason"]
     assert row["log_norm"] == pytest.approx(np.log10(81))
     assert row["stable_rank"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("line", "line.weight", "the matrix 9 × 27"),
+        ("attention.in_proj_weight", "attention.in_proj_weight", "as if"),
+    ],
+)
+def test_what_the_package_skips_is_read_as_a_matrix_and_noted(
+    spectral: pd.DataFrame, name: str, tensor: str, words: str
+) -> None:
+    row = spectral.loc[name]
+    matrix = troubled()[tensor].double().numpy().reshape(len(troubled()[tensor]), -1)
+    assert words in row["note"] and row["reason"] == ""
+    assert row["log_spectral_norm"] == pytest.approx(2 * np.log10(np.linalg.norm(matrix, 2)), abs=1e-6)
+    assert (spectral.loc[["conv1", "conv2", "fc"], "note"] == "").all()
 
 
 @pytest.mark.parametrize("name", ["conv1", "conv2", "fc", "half"])

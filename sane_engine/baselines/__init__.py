@@ -53,7 +53,8 @@ def layer_features(
 
     Returns:
         Columns ``layer`` (0-based index in file order), ``name``, the features, and ``reason``: empty, or one
-        sentence why values are missing. Every layer has a row, whatever became of it.
+        sentence why values are missing. Every layer has a row, whatever became of it. WeightWatcher's table also
+        has ``warning`` (its verdict on alpha) and ``note`` (if it was shown a layer that it would have skipped).
 
     Raises:
         ValueError: Unknown kind, or ``kind="sane"`` without an encoder.

@@ -26,12 +26,14 @@ class WeightLayer:
         name: Module prefix (``"layer1.0.conv1"``), or the tensor's own name.
         weight: Name of the tensor with the weights: the matrix of the layer, or its lone tensor.
         biases: Names of the layer's bias tensors.
+        axis: The axis of ``weight`` that counts the output channels.
     """
 
     index: int
     name: str
     weight: str
     biases: tuple[str, ...]
+    axis: int = 0
 
 
 def _is_bias(tensor_name: str) -> bool:
@@ -44,12 +46,12 @@ def weight_layers(tensors: Mapping[str, Tensor]) -> tuple[WeightLayer, ...]:
     from sane_engine.tokens import layout_of
 
     layout = layout_of(tensors, _TOKEN_SIZE)
-    role = {slot.name: slot.role for slot in layout.slots}
+    slots = {slot.name: slot for slot in layout.slots}
     layers = []
     for slot in layout.layers:
         members = slot.members
         biases = tuple(name for name in members if _is_bias(name))
-        candidates = [name for name in members if role[name] == "matrix"] or [
+        candidates = [name for name in members if slots[name].role == "matrix"] or [
             name for name in members if name not in biases
         ]
         weight = candidates[0] if candidates else members[0]
@@ -59,6 +61,7 @@ def weight_layers(tensors: Mapping[str, Tensor]) -> tuple[WeightLayer, ...]:
                 name=slot.name,
                 weight=weight,
                 biases=tuple(name for name in biases if name != weight),
+                axis=slots[weight].axis,
             )
         )
     return tuple(layers)

@@ -156,35 +156,35 @@ def fit_reference(embeddings: Embeddings) -> SaneReference:
 def layer_scalars(
     layers: NDArray[np.float32], names: Sequence[str], reference: SaneReference | None
 ) -> NDArray[np.float64]:
-    """The features of the layers of models that share their layers.
+    """The features of the layers of one model, or of several that share their layers.
 
     Args:
-        layers: Layer embeddings [m, L, f].
+        layers: Layer embeddings [L, f] or [m, L, f].
         names: Names of the L layers.
         reference: The zoo to compare with; distances and components are NaN without it.
 
     Returns:
-        float64 [m, L, 7], columns as in ``FEATURES["sane"]``; a layer whose embedding is not finite is all NaN.
+        float64 [L, 7] or [m, L, 7], columns as in ``FEATURES["sane"]``; all NaN where an embedding is not finite.
     """
     import numpy as np
 
     layers = layers.astype(np.float64)
-    latent = layers.shape[2] // 2
-    cells = np.full((*layers.shape[:2], len(_COLUMNS)), np.nan)
-    cells[..., 0] = np.linalg.norm(layers[..., :latent], axis=2)
-    cells[..., 1] = np.linalg.norm(layers[..., latent:], axis=2)
+    latent = layers.shape[-1] // 2
+    cells = np.full((*layers.shape[:-1], len(_COLUMNS)), np.nan)
+    cells[..., 0] = np.linalg.norm(layers[..., :latent], axis=-1)
+    cells[..., 1] = np.linalg.norm(layers[..., latent:], axis=-1)
     if reference is not None:
         centred = layers - reference.cloud_mean
         if tuple(names) == reference.layer_names:
-            distance = np.linalg.norm(layers - reference.layer_mean, axis=2)
+            distance = np.linalg.norm(layers - reference.layer_mean, axis=-1)
             typical = reference.layer_rms.astype(np.float64)
         else:
-            distance = np.linalg.norm(centred, axis=2)
-            typical = np.full(layers.shape[1], reference.cloud_rms)
+            distance = np.linalg.norm(centred, axis=-1)
+            typical = np.full(layers.shape[-2], reference.cloud_rms)
         cells[..., 2] = distance
         cells[..., 3] = np.divide(distance, typical, out=np.full(distance.shape, np.nan), where=typical > 0)
         cells[..., 4:] = centred @ reference.components.T.astype(np.float64)
-    cells[~np.isfinite(layers).all(axis=2)] = np.nan
+    cells[~np.isfinite(layers).all(axis=-1)] = np.nan
     return cells
 
 

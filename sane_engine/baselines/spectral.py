@@ -6,6 +6,10 @@ package's names and are described in :mod:`sane_engine.baselines.catalogue`. Two
 N ≥ M always, and where the power-law fit failed (alpha −1, or a tail of equal eigenvalues) the fit's columns are
 NaN and ``reason`` says why, while the norms stay.
 
+The package itself skips in silence whatever is not a 2-D or 4-D tensor named ``….weight``. Such layers (attention's
+``in_proj_weight``, recurrent layers, 1-D and 3-D convolutions, other frameworks' names) are shown to it all the
+same, as the matrix [outputs, the rest] where they have three axes or more than four; ``note`` says so each time.
+
 Martin & Mahoney, "Implicit self-regularization in deep neural networks", JMLR 22 (2021).
 """
 
@@ -45,6 +49,8 @@ _BYTES_OF_CHUNK = 64 * 2**20
 _MODELS_OF_CHUNK = 32
 
 _COLUMNS = tuple(feature.name for feature in FEATURES["weightwatcher"])
+# The package's verdict on alpha, how the layer was read if not in the package's own way, and what is missing.
+_TEXTS = ("warning", "note", "reason")
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,23 @@ def _svd_cost(shape: Sequence[int]) -> float:
     return float(short) ** 2 * long * positions
 
 
-def _unsupported(layer: WeightLayer, shape: Sequence[int]) -> str:
-    """Why the package has nothing to say about a tensor of this name and shape, or an empty string."""
-    if len(shape) < 2:
-        return "One value a channel (norm, bias or scale): WeightWatcher reads matrices and 2-D convolutions."
+def _as_shown(layer: WeightLayer, tensor: Tensor) -> tuple[Tensor, str]:
+    """The tensor as the package is shown it, and a note if that is not how it would have read it."""
+    if tensor.ndim < 2:
+        return tensor, ""
+    if tensor.ndim not in (2, 4):
+        matrix = tensor.movedim(layer.axis, 0).flatten(1)
+        return matrix, f"Read as the matrix {matrix.shape[0]:,} × {matrix.shape[1]:,}; WeightWatcher would skip it."
     if layer.weight != "weight" and not layer.weight.endswith(".weight"):
         last = layer.weight.rsplit(".", 1)[-1]
-        return f"WeightWatcher reads tensors named “weight” only; this one is “{last}”."
-    if len(shape) not in (2, 4):
-        return f"A tensor with {len(shape)} axes: WeightWatcher reads matrices and 2-D convolutions."
+        return tensor, f"Read as if “{last}” were named “weight”; WeightWatcher would skip it."
+    return tensor, ""
+
+
+def _unsupported(shape: Sequence[int]) -> str:
+    """Why the package has nothing to say about a tensor of this shape, or an empty string."""
+    if len(shape) < 2:
+        return "One value a channel (norm, bias or scale): there is no matrix."
     if shape[0] < 2:
         return "A single output: WeightWatcher needs two or more."
     short, long, positions = _sides(shape)
@@ -153,9 +167,9 @@ def _entry(row: Mapping[str, Any] | None, shape: Sequence[int]) -> dict[str, Any
 def _table(entries: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame.from_records(list(entries), columns=[*identity, *_COLUMNS, "warning", "reason"])
+    frame = pd.DataFrame.from_records(list(entries), columns=[*identity, *_COLUMNS, *_TEXTS])
     frame[list(_COLUMNS)] = frame[list(_COLUMNS)].astype("float64")
-    frame[["warning", "reason"]] = frame[["warning", "reason"]].astype(str)
+    frame[list(_TEXTS)] = frame[list(_TEXTS)].astype(str)
     return frame
 
 
@@ -168,8 +182,8 @@ def spectral_features(
     matrices: dict[str, Tensor] = {}
     for layer, entry in zip(layers, entries, strict=True):
         stop_if(cancelled)
-        tensor = tensors[layer.weight]
-        entry["reason"] = _unsupported(layer, tensor.shape) or _bad_values(tensor)
+        tensor, entry["note"] = _as_shown(layer, tensors[layer.weight])
+        entry["reason"] = _unsupported(tensor.shape) or _bad_values(tensor)
         if not entry["reason"]:
             matrices[str(layer.index)] = tensor
     by_index = {str(layer.index): entry for layer, entry in zip(layers, entries, strict=True)}
@@ -259,10 +273,11 @@ def _prepare_chunk(
     matrices: dict[str, Tensor] = {}
     for position, row in enumerate(chunk):
         for layer in layers:
-            tensor = stacked[layer.weight][position]
-            reason = _unsupported(layer, tensor.shape) or _bad_values(tensor)
+            tensor, note = _as_shown(layer, stacked[layer.weight][position])
+            reason = _unsupported(tensor.shape) or _bad_values(tensor)
             key = f"{row}_{layer.index}"
-            entries[key] = {"row": row, "layer": layer.index, "name": layer.name, "warning": "", "reason": reason}
+            texts = {"name": layer.name, "warning": "", "note": note, "reason": reason}
+            entries[key] = {"row": row, "layer": layer.index, **texts}
             if not reason:
                 matrices[key] = tensor
                 open_layers[row] += 1
@@ -276,8 +291,8 @@ def spectrum(tensors: Mapping[str, Tensor], layer_name: str, *, cancelled: Cance
     import numpy as np
 
     layer = {layer.name: layer for layer in weight_layers(tensors)}[layer_name]
-    tensor = tensors[layer.weight]
-    reason = _unsupported(layer, tensor.shape) or _bad_values(tensor)
+    tensor, _ = _as_shown(layer, tensors[layer.weight])
+    reason = _unsupported(tensor.shape) or _bad_values(tensor)
     if reason:
         raise ValueError(reason)
     answer: dict[str, Any] = {}
