@@ -176,6 +176,13 @@ def test_weight_norm_by_its_old_names_is_one_layer() -> None:
     assert members(assert_round_trip(tensors)) == [("c.weight_v", "c.bias", "c.weight_g")]
 
 
+def test_norms_of_other_libraries_keep_scale_and_shift_together() -> None:
+    tensors = {"a.gamma": randn(4), "a.beta": randn(4), "ln1.w": randn(3), "ln1.b": randn(3), "ln2.w": randn(3)}
+    layout = assert_round_trip(tensors)
+    assert members(layout) == [("a.gamma", "a.beta"), ("ln1.w", "ln1.b"), ("ln2.w",)]
+    assert layout.layer_names == ("a", "ln1", "ln2")
+
+
 def gpt2() -> dict[str, Tensor]:
     shapes = {
         "wte.weight": (50, 8),
@@ -280,6 +287,9 @@ def test_tied_tensors_are_tokenised_once_and_stay_tied() -> None:
     back = detokenize(sequence)
     assert back["embed.weight"] is back["head.weight"]
     assert_same_bits(back, tensors)
+    # A tensor may even have no name.
+    back = detokenize(tokenize({"": tensors["view"], "again": tensors["view"]}, 3))
+    assert back[""] is back["again"]
     counter = torch.tensor([1, 2])
     back = detokenize(tokenize({"w": randn(2), "a": counter, "b": counter}, 3))
     assert back["a"] is back["b"] and back["a"] is not counter

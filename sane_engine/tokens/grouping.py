@@ -18,7 +18,8 @@ OutputAxis = int | tuple[int, int]
 """The axis of the output channels, or ``(axis, groups)`` for a grouped transposed convolution."""
 
 _PARAMETRIZED = re.compile(r"(?:(?P<module>.+)\.)?parametrizations\.(?P<leaf>[^.]+)\.original(?P<part>[01]?)")
-_MATRIX_LEAVES = frozenset({"kernel", "w", "gamma"})
+# Names outside torch.nn: the norms of TensorFlow ports and of TransformerLens.
+_BIAS_NAMES = {"gamma": "beta", "w": "b"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def group_tensors(
         )
         members = (matrix, *companions)
         claimed.update(member.name for member in members)
-        module = anchors[name].module if anchors[name].leaf in ("weight", "gamma", "running_mean") else ""
+        module = anchors[name].module if anchors[name].leaf in ("weight", *_BIAS_NAMES, "running_mean") else ""
         drafts.append((module, members))
     for name in own:
         if name not in claimed:
@@ -136,9 +137,9 @@ def _anchor(name: str, names: Collection[str]) -> _Anchor | None:
             stored = (_join(module, f"{leaf}_u"),)
     if leaf == "running_mean":
         return _Anchor(module, leaf, (_join(module, "bias"), _join(module, "running_var")))
-    if leaf != "gamma" and "weight" not in leaf:
+    if leaf not in _BIAS_NAMES and "weight" not in leaf:
         return None
-    bias = "beta" if leaf == "gamma" else leaf.replace("weight", "bias", 1)
+    bias = _BIAS_NAMES.get(leaf) or leaf.replace("weight", "bias", 1)
     statistics = ("running_mean", "running_var") if leaf in ("weight", "gamma") else ()
     return _Anchor(module, leaf, (_join(module, bias), *stored, *(_join(module, each) for each in statistics)))
 
@@ -235,7 +236,7 @@ def _one_value_a_row(shape: Shape, matrix_shape: Shape, matrix: Member) -> bool:
 
 def _without_batch_axes(name: str, shape: Shape) -> Shape:
     """Drop the leading axes of length one of a positional table or class token, which broadcast over the batch."""
-    if name.rpartition(".")[2].lower() in _MATRIX_LEAVES:
+    if name.rpartition(".")[2] == "kernel":
         return shape
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]

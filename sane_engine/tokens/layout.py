@@ -41,7 +41,7 @@ class TensorSlot:
         column: Where its values start within a row of the layer, -1 if it has none of its own.
         axis: The axis of its output channels.
         view: Its shape as (groups, axes before, output axis, axes after); ``()`` if it has no values of its own.
-        tied_to: Name of the tensor it is the same as, or ``""``.
+        tied_to: Name of the tensor it is the same as, or None.
     """
 
     name: str
@@ -52,7 +52,7 @@ class TensorSlot:
     column: int = -1
     axis: int = 0
     view: View | tuple[()] = ()
-    tied_to: str = ""
+    tied_to: str | None = None
 
     @property
     def width(self) -> int:
@@ -268,7 +268,7 @@ class Layout:
         batch = tokens.shape[:-2]
         result: dict[str, Tensor] = {}
         for slot in self.slots:
-            if slot.tied_to:
+            if slot.tied_to is not None:
                 result[slot.name] = result[slot.tied_to]
             elif slot.view:
                 rows = self._rows(tokens, self.layers[slot.layer]).narrow(-1, slot.column, slot.width)

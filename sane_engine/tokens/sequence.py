@@ -14,8 +14,8 @@ from sane_engine.tokens.bits import TOKENIZED_DTYPES, copy_of
 from sane_engine.tokens.grouping import OutputAxis, Shape, group_tensors
 from sane_engine.tokens.layout import LayerSlot, Layout, Role, TensorSlot
 
-_Entry = tuple[str, Shape, torch.dtype, str, bool]
-"""Name, shape, dtype, name of the tensor it is tied to or "", whether it is strided."""
+_Entry = tuple[str, Shape, torch.dtype, str | None, bool]
+"""Name, shape, dtype, name of the tensor it is tied to or None, whether it is strided."""
 
 _DTYPE = attrgetter("dtype")
 
@@ -191,7 +191,7 @@ def _entries(tensors: Mapping[str, Tensor], *, stacked: bool = False) -> tuple[_
                 raise ValueError(f"{name!r} of shape {list(shape)} does not stack {count or 'several'} models")
             count, shape = shape[0], shape[1:]
         owner = owners.setdefault(_memory(tensor), name)
-        tied_to = owner if owner != name else ""
+        tied_to = owner if owner != name else None
         entries.append((name, shape, tensor.dtype, tied_to, tensor.layout is torch.strided))
     return tuple(entries)
 
@@ -208,7 +208,7 @@ def _cached_layout(
     entries: tuple[_Entry, ...], token_size: int, output_axes: tuple[tuple[str, OutputAxis], ...]
 ) -> Layout:
     shapes = {name: shape for name, shape, dtype, _, strided in entries if dtype in TOKENIZED_DTYPES and strided}
-    own = {name: None for name, _, _, tied_to, _ in entries if not tied_to and 0 not in shapes.get(name, (0,))}
+    own = {name: None for name, _, _, tied_to, _ in entries if tied_to is None and 0 not in shapes.get(name, (0,))}
     if not own:
         raise ValueError("the model has no floating-point tensor to tokenize")
     dtypes = {name: dtype for name, _, dtype, _, _ in entries}
@@ -229,7 +229,7 @@ def _cached_layout(
         layers.append(LayerSlot(group.name, index, group.members[0].rows, column, chunks, start, names))
         start = layers[-1].stop
     for name, shape, dtype, tied_to, _ in entries:
-        if tied_to:
+        if tied_to is not None:
             owner = slots[tied_to]
             slots[name] = TensorSlot(name, shape, dtype, "tied", owner.layer, axis=owner.axis, tied_to=tied_to)
         elif name not in slots:
@@ -284,7 +284,7 @@ def _same_ties(columns: Mapping[str, tuple[Tensor, ...]], layout: Layout) -> boo
     for slots in alike.values():
         if len(slots) == 1:
             continue
-        owners = [next(i for i, each in enumerate(slots) if each.name == (s.tied_to or s.name)) for s in slots]
+        owners = [next(i for i, each in enumerate(slots) if each.name in (s.tied_to, s.name)) for s in slots]
         for tensors in zip(*(columns[slot.name] for slot in slots), strict=True):
             places = [_memory(tensor) if isinstance(tensor, Tensor) else None for tensor in tensors]
             if [places.index(place) for place in places] != owners:
@@ -300,10 +300,12 @@ def _difference(models: Sequence[Mapping[str, Tensor]]) -> ValueError:
             entries = {entry[0]: entry for entry in _entries(model)}
         except ValueError as error:
             return ValueError(f"model {i}: {error}")
-        if added := next((name for name in entries if name not in first), None):
-            return ValueError(f"model {i} has a tensor {added!r} that model 0 lacks")
-        if missing := next((name for name in first if name not in entries), None):
-            return ValueError(f"model {i} lacks the tensor {missing!r} of model 0")
+        for name in entries:
+            if name not in first:
+                return ValueError(f"model {i} has a tensor {name!r} that model 0 lacks")
+        for name in first:
+            if name not in entries:
+                return ValueError(f"model {i} lacks the tensor {name!r} of model 0")
         if list(entries) != list(first):
             return ValueError(f"model {i} has the tensors of model 0 in another order")
         for name, entry in entries.items():
@@ -315,5 +317,5 @@ def _difference(models: Sequence[Mapping[str, Tensor]]) -> ValueError:
 def _words(entry: _Entry) -> str:
     _, shape, dtype, tied_to, strided = entry
     kind = "" if strided else "sparse "
-    tied = f" tied to {tied_to!r}" if tied_to else ""
+    tied = f" tied to {tied_to!r}" if tied_to is not None else ""
     return f"{kind}{str(dtype).removeprefix('torch.')} {list(shape)}{tied}"
