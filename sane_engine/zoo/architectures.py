@@ -40,7 +40,7 @@ def as_architecture(architecture: ArchitectureSpec | Mapping[str, Any]) -> Archi
 
 
 class SmallCNN(nn.Module):
-    """One network of a zoo: convolutions ``conv1`` …, then fully connected layers ``fc1`` …
+    """One network of a zoo: convolutions ``conv1`` …, then fully connected layers ``fc1`` ….
 
     An activation follows every layer but the last; dropout precedes every fully connected layer.
     """

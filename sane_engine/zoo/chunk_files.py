@@ -72,7 +72,7 @@ class TrainingFolder:
         return folder, Dataset(name=folder.spec.dataset, digest=record["data"], **tensors)
 
     def _file(self, number: int) -> Path:
-        # The models and what they drew are part of the name: a change of the drawing rules never mixes with old files.
+        # What the models drew is part of the name: a change of the drawing rules never mixes with old files.
         content = json.dumps([asdict(plan) for plan in self.chunks[number]])
         return self.path / f"chunk-{number:04d}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.safetensors"
 

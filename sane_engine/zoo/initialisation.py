@@ -22,7 +22,7 @@ def _normal(weight: Tensor, *, generator: torch.Generator) -> Tensor:
     return weight.normal_(0, 1 / sqrt(weight[0].numel()), generator=generator)
 
 
-# The gain stays that of a ReLU for Kaiming and 1 for Xavier, whatever the activation: the schemes are meant to differ.
+# The gain stays that of a ReLU for Kaiming and 1 for Xavier, whatever the activation: the schemes shall differ.
 _SCHEMES: Mapping[str, Callable[..., Any]] = {
     "uniform": _uniform,
     "normal": _normal,

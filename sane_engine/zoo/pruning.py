@@ -30,7 +30,7 @@ def prune_by_magnitude(stacked: Mapping[str, Tensor], sparsity: float) -> dict[s
     smallest = magnitudes.argsort(dim=1, stable=True)[:, : round(sparsity * magnitudes.shape[1])]
     # By position rather than by threshold: exact also where many weights are equal.
     kept = torch.ones_like(magnitudes, dtype=torch.bool).scatter_(1, smallest, False)
-    parts = kept.split([stacked[name][0].numel() for name in weights], dim=1)
+    parts = torch.split(kept, [stacked[name][0].numel() for name in weights], dim=1)
     for name, part in zip(weights, parts, strict=True):
         pruned[name].mul_(part.view_as(pruned[name]))
         # −0.0 would survive as a token entry that is not bit-equal to zero.

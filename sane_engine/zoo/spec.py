@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -117,7 +118,7 @@ class ArchitectureSpec:
             channels = convolution.out
             height, width = convolution.output_size(height), convolution.output_size(width)
         widths = (channels * height * width, *self.hidden, self.classes)
-        return tuple(zip(widths[:-1], widths[1:], strict=True))
+        return tuple(pairwise(widths))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

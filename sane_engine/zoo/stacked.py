@@ -1,10 +1,10 @@
 """Forward and backward passes of many small networks at once, without allocating.
 
-A convolution becomes a matrix product over gathered patches, one batched product for all models. The images of a batch
-are the *last* axis everywhere (``[m, c, h, w, b]``): gathering patches then copies long runs of memory, and flattening
-for the fully connected layers is free. All buffers are made once. For these small networks the cost of fresh pages
-for every intermediate result was larger than the arithmetic, so the passes are written out rather than left to
-autograd; the tests hold them to autograd's gradients.
+A convolution becomes a matrix product over gathered patches, one batched product for all models. The images of a
+batch are the *last* axis everywhere (``[m, c, h, w, b]``): gathering patches then copies long runs of memory, and
+flattening for the fully connected layers is free. All buffers are made once: for these small networks fresh pages
+for every intermediate result cost more than the arithmetic. So the passes are written out rather than left to
+autograd, and the tests hold them to autograd's gradients.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class StackedNetwork:
         channels, height, width = self.architecture.input_shape
         pad = (self._image.shape[2] - height) // 2
         target = self._image[:, :, pad : pad + height, pad : pad + width]
-        target.copy_(images.transpose(1, 2).unflatten(1, (channels, height, width)))
+        target.copy_(images.transpose(1, 2).view(-1, channels, height, width, self.batch))
         hidden = self._image
         for layer in self._convolutions:
             hidden = layer.forward(hidden)
@@ -274,5 +274,7 @@ class StackedNetwork:
 def unflatten(flat: Tensor, architecture: ArchitectureSpec) -> dict[str, Tensor]:
     """Views of ``flat`` ``[…, p]`` as named parameters ``[…, *shape]``, in the order of the state dict."""
     shapes = architecture.shapes
-    parts = flat.split([prod(shape) for shape in shapes.values()], dim=-1)
-    return {name: part.unflatten(-1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    parts = torch.split(flat, [prod(shape) for shape in shapes.values()], dim=-1)
+    return {
+        name: part.view(*part.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def chunked(plans: Sequence[ModelPlan], size: int = MODELS_A_CHUNK) -> list[list
     for members in groups.values():
         count = -(-len(members) // size)
         bounds = [len(members) * number // count for number in range(count + 1)]
-        chunks += [members[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+        chunks += [members[start:stop] for start, stop in pairwise(bounds)]
     return chunks
 
 

@@ -1,13 +1,14 @@
 """A child process that trains chunks of models: ``python -m sane_engine.zoo.worker FOLDER``.
 
-It reads the number of a chunk from standard input, one a line, and answers each epoch and each finished chunk with one
-JSON line. It ends when its input ends, or with its parent: a line that nobody reads any more stops it.
+It reads the number of a chunk from standard input, one a line, and answers each epoch and each finished chunk with
+one JSON line. It ends when its input ends, or with its parent: a line that nobody reads any more stops it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from sane_engine.zoo.chunk_files import TrainingFolder, use_one_thread
@@ -19,6 +20,10 @@ def _say(**message: int | bool) -> None:
     sys.stdout.flush()
 
 
+def _say_epoch(chunk: int, epoch: int) -> None:
+    _say(chunk=chunk, epoch=epoch)
+
+
 def main(path: str) -> None:
     """Train the chunks whose numbers arrive on standard input."""
     use_one_thread()
@@ -26,12 +31,8 @@ def main(path: str) -> None:
     _say(ready=True)
     for line in sys.stdin:
         number = int(line)
-        trained = train_chunk(
-            folder.spec,
-            folder.chunks[number],
-            dataset,
-            after_epoch=lambda epoch, number=number: _say(chunk=number, epoch=epoch),
-        )
+        say_epoch = partial(_say_epoch, number)
+        trained = train_chunk(folder.spec, folder.chunks[number], dataset, after_epoch=say_epoch)
         folder.save(number, trained)
         _say(chunk=number, done=True)
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -58,10 +58,9 @@ def _child(folder: Path, errors: IO[str]) -> Iterator[subprocess.Popen[str]]:
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                # A number that the child never read may still wait to be written.
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass  # a number that the child never read
 
 
 def _relay(process: subprocess.Popen[str], number: int, messages: queue.SimpleQueue[tuple[int, str]]) -> None:
