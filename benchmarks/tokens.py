@@ -1,6 +1,7 @@
 """How fast are tokens? Run ``python -m benchmarks.tokens`` from the root of the repository.
 
-Two claims are measured, medians over repeats, on this process's torch threads (set ``OMP_NUM_THREADS`` to change):
+Two claims are measured, medians over repeats, on one thread (``--threads 2`` for two; on a busy machine the second
+thread waits for a core and small operations become many times slower):
 
 * Tokenising ResNet-50 costs at most 3 times a plain copy (allocate, then copy) of the bytes it writes.
 * ``tokenize_batch`` on 1,000 small CNNs costs at most a twentieth, per model, of 1,000 single calls.
@@ -11,6 +12,7 @@ versions pull in torchvision), otherwise from a table of the same shapes.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -97,6 +99,9 @@ def seconds(work: dict[str, Callable[[], object]], repeats: int = REPEATS) -> di
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the speed of tokens.")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    torch.set_num_threads(parser.parse_args().threads)
     tensors, source = resnet50()
     sequence = tokenize(tensors, RESNET_TOKEN_SIZE)
     written = sequence.tokens.clone()
