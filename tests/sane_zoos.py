@@ -9,7 +9,13 @@ from torch import Tensor
 from sane_engine.zoo import Zoo
 
 SMALL = {"conv.weight": (6, 1, 3, 3), "conv.bias": (6,), "fc.weight": (4, 24), "fc.bias": (4,)}
-WIDE = {"conv.weight": (40, 1, 3, 3), "conv.bias": (40,), "fc.weight": (5, 40), "fc.bias": (5,), "last.weight": (3, 5)}
+WIDE = {
+    "conv.weight": (40, 1, 3, 3),
+    "conv.bias": (40,),
+    "fc.weight": (5, 40),
+    "fc.bias": (5,),
+    "last.weight": (3, 5),
+}
 
 
 def stacked(models: int, shapes: dict[str, tuple[int, ...]] = SMALL, seed: int = 0) -> dict[str, Tensor]:

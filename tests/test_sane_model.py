@@ -171,7 +171,10 @@ def test_normaliser_standardises_each_tensor_and_comes_back() -> None:
 
 def test_normaliser_fitted_in_parts_is_the_same() -> None:
     tensors = stacked(21)
-    parts = [{name: tensor[rows] for name, tensor in tensors.items()} for rows in (slice(0, 1), slice(1, 9), slice(9, 21))]
+    parts = [
+        {name: tensor[rows] for name, tensor in tensors.items()}
+        for rows in (slice(0, 1), slice(1, 9), slice(9, 21))
+    ]
     whole = fit_statistics([tokenize_batch(tensors, 10)])
     in_parts = fit_statistics(tokenize_batch(part, 10) for part in parts)
     assert torch.allclose(whole.mean, in_parts.mean, rtol=1e-12, atol=1e-14)
@@ -186,7 +189,9 @@ def test_own_statistics_are_each_models_own() -> None:
     alone = own_statistics(batch.tokens[1:2], batch.layout)
     assert torch.allclose(statistics.std[1], alone.std[0], rtol=1e-12)
     slot = [slot.name for slot in batch.layout.slots].index("fc.weight")
-    assert float(statistics.std[1, slot]) == pytest.approx(float(tensors["fc.weight"][1].std(correction=0)), rel=1e-5)
+    assert float(statistics.std[1, slot]) == pytest.approx(
+        float(tensors["fc.weight"][1].std(correction=0)), rel=1e-5
+    )
 
 
 def view(b: int = 4, n: int = 20, d: int = 6) -> View:

@@ -21,6 +21,7 @@ from sane_engine.progress import CancelCheck, Cancelled, Progress, no_progress, 
 from sane_engine.sane.augmentation import RandomWindow, View, augment, corruptions
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
+from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
 from sane_engine.sane.training_set import TrainingSet, rows_of_split
@@ -74,6 +75,7 @@ def pretrain(
     progress(0, config.steps, "reading the zoo")
     training = TrainingSet(zoo, rows_of_split(zoo, "train"), config, cancelled=cancelled)
     model = Sane(config, normalizer=training.normalizer, position_range=training.position_range)
+    start_from_principal_components(model, training.second_moment())
     run = _Run(model, training, _validation_views(zoo, config, training), device)
     if folder is not None and (folder / STATE_FILE).exists():
         run.restore(folder / STATE_FILE, zoo.digest)

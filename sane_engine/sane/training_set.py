@@ -141,6 +141,16 @@ class TrainingSet:
             batches.extend((number, order[i * size : (i + 1) * size]) for i in range(count))
         return [batches[i] for i in random.permutation(len(batches))]
 
+    def second_moment(self, limit: int = 2048) -> Tensor:
+        """Sum of x·xᵀ over the tokens of up to ``limit`` models a layout, to trace 1: ``[d, d]``, float64."""
+        total = torch.zeros(self._config.token_size, self._config.token_size, dtype=torch.float64)
+        for number, group in enumerate(self.groups):
+            members = np.linspace(0, len(group.rows) - 1, min(limit, len(group.rows))).astype(np.int64)
+            for first in range(0, len(members), self._config.batch_size):
+                tokens = self.view(number, members[first : first + self._config.batch_size]).tokens.double()
+                total += torch.einsum("mnd,mne->de", tokens, tokens)
+        return total / total.trace()
+
     def view(self, number: int, members: Rows) -> View:
         """The clean view of some members (by place in the group) of a group."""
         group = self.groups[number]
