@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sane_engine.cli.console import Console
+from sane_engine.cli.output import replaceable
 
 if TYPE_CHECKING:
     from sane_engine.sane import Sane
@@ -47,6 +48,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from sane_engine.sane import embed, load_encoder
     from sane_engine.zoo import load_zoo
 
+    if arguments.project:
+        replaceable(arguments.out, "embeddings.json")
     encoder = load_encoder(arguments.encoder)
     zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
     if arguments.project:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sane_engine.cli.console import Console
 from sane_engine.cli.embed import DEFAULT_ZOO
+from sane_engine.cli.output import replaceable
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from sane_engine.sane import SaneConfig, pretrain
     from sane_engine.zoo import load_zoo
 
+    replaceable(arguments.out, "encoder.json")
     config = SaneConfig() if arguments.config is None else SaneConfig.from_file(arguments.config)
     if arguments.seed is not None:
         config = dataclasses.replace(config, seed=arguments.seed)

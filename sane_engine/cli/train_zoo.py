@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from sane_engine.cli.console import Console
+from sane_engine.cli.output import replaceable
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Train, save, and say what came out."""
     from sane_engine.zoo import ZooSpec, train_zoo
 
+    replaceable(arguments.out, "zoo.json")
     spec = ZooSpec.load(arguments.spec)
     if arguments.seed is not None:
         spec = dataclasses.replace(spec, seed=arguments.seed)
