@@ -290,6 +290,10 @@ def test_every_ceiling_holds(changes: dict[str, int], data: bytes) -> None:
     assert caught.value.code == "too-large"
 
 
+def test_the_ceiling_on_files_of_an_archive_is_not_one_on_tensors() -> None:
+    assert len(load_checkpoint(ZIP, limits=Limits(archive_members=1)).tensors) == 2
+
+
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     load_checkpoints(zip_bytes({"a.pt": ZIP, "b.npz": ZIP}))

@@ -72,6 +72,7 @@ CASES = {
     ),
     "with optimizer": ({"model": state(), "optimizer": adam()}, ("model",), (), NAMES),
     "unnamed optimizer": ({"weights": state(), "adam": adam()}, ("weights",), (), NAMES),
+    "a network called scaler": ({"scaler": state(), "scheduler": {"step": 3}}, ("scaler",), (), NAMES),
     "random state": ({"model": state(), "rng_state": torch.get_rng_state()}, ("model",), (), NAMES),
     "averaged": ({"n_averaged": torch.tensor(3), **state("module.")}, (), ("module.",), NAMES),
     "numpy": ({"model": {"conv.weight": np.ones((2, 3)), "conv.bias": np.ones(2)}}, ("model",), (), NAMES),

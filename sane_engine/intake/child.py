@@ -61,7 +61,7 @@ def _one_child(
     sources: list[Path], folder: Path, limits: Limits, *, alone: bool, cancelled: CancelCheck | None
 ) -> Iterator[Answer]:
     waits = [limits.patience(_size(path)) for path in sources]
-    command = [sys.executable, "-P", "-s", "-m", "sane_engine.intake.worker"]
+    command = [sys.executable, "-P", "-s", "-m", "sane_engine.intake"]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -32,7 +32,7 @@ class Limits:
         tree_entries: Entries of dicts and lists that are looked at in search of the state dict.
         tree_depth: Nesting at which that search stops.
         properties: How many properties a checkpoint keeps.
-        archive_members: Entries of a zip archive.
+        archive_members: Entries of a zip archive of checkpoints (a torch file or .npz may have 4 × ``tensors``).
         archive_bytes: Their uncompressed size together.
         archive_ratio: Uncompressed over compressed size of one entry; deflate itself reaches 1,032.
         memory_bytes: Address space of the child. It never imports torch: Python and numpy reserve 0.2 GiB, the

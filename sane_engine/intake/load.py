@@ -86,7 +86,7 @@ def load_checkpoints(
             path.write_bytes(source)
         else:
             path, alone = Path(source), False
-        shown = name or ("checkpoint" if alone else path.name)
+        shown = name or ("checkpoint" if alone else path.absolute().name)
         answer = next(answers([path], folder, limits, alone=alone, cancelled=cancelled))
         return _checkpoints(answer, path, shown)
 

@@ -81,6 +81,8 @@ class _Parser:
         names = [name for name in directory.entries if not _is_clutter(name)]
         if not names:
             raise refusals.empty_archive()
+        if len(names) > self.limits.archive_members:
+            raise refusals.too_large(f"an archive of {len(names):,} files")
         models: list[Model] = []
         sources = {}
         consumed: set[str] = set()

@@ -25,7 +25,8 @@ _WEIGHTS = (
 _AVERAGED = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "params_ema", "shadow_params")
 """Keys of an exponential moving average: taken only where the plain weights are absent."""
 
-_TRAINING = re.compile(r"optim|^opt$|scheduler|scaler|^callbacks$|^loops$|rng|^random_state$|^amp$", re.IGNORECASE)
+_TRAINING_ALWAYS = re.compile(r"^callbacks$|^loops$|rng|^random_state$|^amp$", re.IGNORECASE)
+_TRAINING = re.compile(rf"scheduler|scaler|{_TRAINING_ALWAYS.pattern}", re.IGNORECASE)
 _LIGHTNING = {
     *("pytorch-lightning_version", "hyper_parameters", "optimizer_states", "lr_schedulers"),
     *("callbacks", "loops", "global_step"),
@@ -138,15 +139,16 @@ def _is_optimizer(value: object) -> bool:
     )
 
 
-def _training_state(key: str, value: object) -> str:
-    """Why an entry is part of the training and not of the model, or nothing."""
+def _training_state(key: str, value: object, *, bears: bool) -> str:
+    """Why an entry is part of the training and not of the model, or nothing; ``bears``: it has tensors in it."""
     if isinstance(value, TensorView):
         return "random-number state" if "rng" in key.lower() and value.dtype == "uint8" else ""
     if not isinstance(value, dict | list | tuple):
         return ""
     if _is_optimizer(value) or re.search(r"optim|^opt$", key, re.IGNORECASE):
         return "optimizer state"
-    return "state of the training" if _TRAINING.search(key) else ""
+    # A part with tensors that is called scaler may well be a network; the one of mixed precision has none.
+    return "state of the training" if (_TRAINING_ALWAYS if bears else _TRAINING).search(key) else ""
 
 
 def _descend(root: object, bearing: set[int], found: Found, limits: Limits) -> object:
@@ -156,7 +158,7 @@ def _descend(root: object, bearing: set[int], found: Found, limits: Limits) -> o
     for _ in range(limits.tree_depth):
         kept = []
         for key, value in _children(node):
-            reason = _training_state(key, value)
+            reason = _training_state(key, value, bears=id(value) in bearing)
             if reason:
                 found.ignored.append((key, reason))
             else:

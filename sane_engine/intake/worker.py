@@ -1,6 +1,6 @@
 """The child: reads files it does not trust, under limits it sets for itself before it opens the first.
 
-``python -m sane_engine.intake.worker`` takes one JSON request on stdin and answers with JSON lines on stdout, one a
+``python -m sane_engine.intake`` takes one JSON request on stdin and answers with JSON lines on stdout, one a
 source, in order. Tensors do not travel through the pipe: the answer says in which file, at which offset they lie.
 Nothing here imports torch.
 """
@@ -125,7 +125,3 @@ def request(sources: list[Path], folder: Path, limits: Limits, seconds: float, *
             "alone": alone,
         }
     ).encode()
-
-
-if __name__ == "__main__":
-    main()
