@@ -218,12 +218,12 @@ def _take_note(notes: dict[str, int], encoder: Sane, layout: Layout, selection: 
     """Count the models that each remark applies to."""
     if not encoder.normalizer.knows(layout):
         remark = (
-            "of another layout than the encoder was trained on: tensors standardised by their own mean and "
-            "standard deviation, positions rescaled to the trained depth"
+            "another layout than the encoder was trained on, so tensors are standardised by their own mean and "
+            "standard deviation, and positions rescaled to the trained depth"
         )
         notes[remark] = notes.get(remark, 0) + count
     if selection.limit is not None and selection.subsampled:
-        remark = f"with layers of which only {selection.limit:,} evenly spaced tokens were encoded"
+        remark = f"of every layer with more tokens, only {selection.limit:,} evenly spaced ones are encoded"
         notes[remark] = notes.get(remark, 0) + count
 
 
@@ -252,5 +252,5 @@ def _collect(
         tokens=torch.stack([kept[i] for i in range(m)]).numpy() if kept else None,
         encoder_digest=encoder.digest,
         zoo_digest=zoo_digest,
-        notes=tuple(f"{count} of {m} models {remark}." for remark, count in notes.items()),
+        notes=tuple(f"{count} of {m} models: {remark}." for remark, count in notes.items()),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import platform
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,17 +265,11 @@ def _seed(*path: int) -> int:
     return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class _seeded(AbstractContextManager[None]):
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, limit: int = 256) -> list[View]:
@@ -293,7 +287,7 @@ def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, limit
     for number, group in enumerate(held_out.groups):
         for first in range(0, len(group.rows), config.batch_size):
             members = np.arange(first, min(first + config.batch_size, len(group.rows)))
-            views.append(replace(window(held_out.view(number, members), generator)))
+            views.append(window(held_out.view(number, members), generator))
     return views
 
 
