@@ -17,7 +17,7 @@ from pages.components.library import Atlas, atlas
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.selection_panel import selection_panel
-from pages.components.show import config_of, figure_downloads, inert, show_caption, three
+from pages.components.show import caption_and_downloads, config_of, inert, three
 from sane_engine.demo import Level
 from sane_engine.projection import Projection
 
@@ -29,7 +29,7 @@ _MOST_TRAJECTORIES = 60
 
 def _controls(now: Current) -> str:
     """Draw the row of controls; returns the search text. The others are in the session."""
-    level, method, colour, epoch, search = st.columns([1.3, 1.1, 2.2, 1.2, 1.8], vertical_alignment="bottom")
+    level, method, colour, epoch, search = st.columns([1.2, 1.1, 2.2, 1.2, 1.8])
     state.keep_valid(state.LEVEL, LEVELS)
     level.segmented_control(
         "Level", LEVELS, key=state.LEVEL, required=True, persist_state="session", on_change=state.redraw_map
@@ -119,7 +119,7 @@ def _on_gesture(chart: str) -> None:
     """Take over what was drawn around or clicked; the chart shows it already, so it is not drawn anew."""
     event = st.session_state.get(chart) or {}
     points = (event.get("selection") or {}).get("points") or []
-    rows = {int(point["customdata"][0]) for point in points if point.get("customdata")}
+    rows = {int(point["customdata"]) for point in points if point.get("customdata") is not None}
     state.select(rows, redraw=False)
 
 
@@ -189,8 +189,7 @@ def _map(now: Current, drawn: Atlas, search: str) -> None:
         alt=f"Map of {len(points)} points coloured by {short_label(colour)}",
     )
     caption = _caption(now, projection, len(points))
-    show_caption(caption)
-    figure_downloads(figure, f"{now.zoo.name}-map", caption)
+    caption_and_downloads(figure, f"{now.zoo.name}-map", caption)
 
 
 def _caption(now: Current, projection: Projection, n_points: int) -> str:

@@ -25,7 +25,7 @@ from pages.components.inspection import (
 )
 from pages.components.labels import in_plot, short_label
 from pages.components.layer_charts import Curve, bands
-from pages.components.layer_views import curve_pair, feature_pickers, layer_table
+from pages.components.layer_views import KINDS, curve_pair, feature_pickers, layer_table
 from pages.components.library import sane_layers
 from pages.components.navigation import page
 from pages.components.palette import palette
@@ -139,10 +139,7 @@ def _curves(
     for model in models:
         for refusal in problems(model):
             show_refusal(refusal, model.name)
-    curves = {
-        kind: [Curve(name, views[kind]) for name, views in tables.items() if kind in views]
-        for kind in ("weightwatcher", "sane")
-    }
+    curves = {kind: [Curve(name, views[kind]) for name, views in tables.items() if kind in views] for kind in KINDS}
     band: dict[str, pd.DataFrame | None] = {}
     caption = f"n = {len(models)} network{'' if len(models) == 1 else 's'}"
     if now is not None and known is not None:
@@ -150,9 +147,8 @@ def _curves(
         zoo_axis = known.embeddings.names_of(0)
         if axes == {zoo_axis}:
             last = now.zoo.table.index[now.zoo.table["epoch"] == now.zoo.table["epoch"].max()]
-            for kind, whole, item in zip(
-                ("weightwatcher", "sane"), (known.weightwatcher, sane_layers(known)), features, strict=True
-            ):
+            known_tables = (known.weightwatcher, sane_layers(known))
+            for kind, whole, item in zip(KINDS, known_tables, features, strict=True):
                 band[kind] = bands(whole[whole["row"].isin(last)], item.name)
             caption += f" · band: last epoch of {now.zoo.name}, all splits"
         else:
@@ -237,8 +233,8 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
     if where.outside[i]:
         st.warning(
             inert(
-                f"Outside what this zoo knows: its nearest model is {three(ratio)} times as far as models of the zoo "
-                "are from theirs (95th percentile). Its place on the map says little."
+                f"Outside what this zoo knows: its nearest model is {three(ratio)} times as far as the zoo's own "
+                "models are from theirs (95th percentile). Its place on the map says little."
             ),
             icon=":material/travel_explore:",
         )

@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from pages.components.current import Current, current, embedded
+from pages.components.labels import short_label
 from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import curve_pair, feature_pickers, layer_table
 from pages.components.library import sane_layers, spectra
@@ -22,10 +23,20 @@ def _chosen_rows(now: Current) -> tuple[list[int], str]:
     """Rows to draw and a word on why: pinned, selected and added ones, or three examples."""
     added = [row for row in st.session_state.get("layer-models", []) if row < len(now.zoo.table)]
     pinned = [now.pinned] if now.pinned is not None else []
-    rows = list(dict.fromkeys([*pinned, *added, *now.selected]))
-    if rows:
-        shown = rows[:_MOST_MODELS]
-        return shown, f"{len(shown)} of {len(rows)} chosen checkpoints" if len(rows) > len(shown) else ""
+    first = list(dict.fromkeys([*pinned, *added]))
+    others = [row for row in now.selected if row not in first]
+    room = max(_MOST_MODELS - len(first), 0)
+    if first or others:
+        said = ""
+        if len(others) > room:
+            said = f"{len(first) + room} of {len(first) + len(others)} chosen checkpoints"
+            if now.accuracy is not None:
+                # Neighbouring rows are epochs of one model; these are spread over what the selection holds.
+                values = now.zoo.table[now.accuracy].iloc[others].to_numpy(dtype=float, na_value=np.nan)
+                others = [others[i] for i in np.argsort(values)]
+                said += f", evenly spaced by {short_label(now.accuracy)}"
+            others = [others[round(i)] for i in np.linspace(0, len(others) - 1, room)] if room else []
+        return [*first, *others], said
     table = now.zoo.table
     last = table[table["epoch"] == table["epoch"].max()]
     if now.accuracy is None:

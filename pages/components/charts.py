@@ -70,7 +70,7 @@ def map_figure(
     """The population as points.
 
     Args:
-        points: Columns ``x``, ``y``, ``row`` (row in the zoo's table), ``layer`` (−1 for a whole model), ``hover``
+        points: Columns ``x``, ``y``, ``row`` (row in the zoo's table), ``hover``
             (text, may hold ``<br>``; names in it already escaped) and the one named by ``colour``.
         colour: Column to colour by.
         numeric: On a scale, or by category.
@@ -102,7 +102,7 @@ def map_figure(
             mode="markers",
             marker=marker,
             name=name,
-            customdata=part[["row", "layer"]].to_numpy(np.int32),
+            customdata=part["row"].to_numpy(np.int32),
             text=part["hover"],
             hovertemplate="%{text}<extra></extra>",
             showlegend=not numeric,

@@ -39,7 +39,10 @@ def identity_card(model: Inspected) -> None:
         ("dtypes", ", ".join(f"{name} × {count}" for name, count in origin.dtypes.items())),
         ("unwrapped", " › ".join(origin.key_path) or "the tensors were at the top"),
         ("prefixes stripped", ", ".join(origin.prefixes_stripped) or "none"),
-        *((str(name), str(value)) for name, value in checkpoint.properties.items()),
+        *(
+            (str(name), f"{value:.6g}" if isinstance(value, float) else str(value))
+            for name, value in checkpoint.properties.items()
+        ),
     ]
     width = max(len(name) for name, _ in lines)
     st.code(

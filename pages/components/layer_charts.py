@@ -83,7 +83,7 @@ def layer_curves(
             y=np.where(np.isfinite(values), values, np.nan),
             mode="lines+markers",
             name=in_plot(curve.name),
-            connectgaps=False,
+            connectgaps=True,
             line={"color": colours.category(i), "width": 3 if curve.pinned else 1.8},
             marker={"size": 7 if curve.pinned else 5},
             text=[in_plot(name) for name in curve.table["name"]],

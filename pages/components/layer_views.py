@@ -63,6 +63,14 @@ def curve_pair(
         name: For the files.
         caption: Number of models, split, encoder.
     """
+    only = st.toggle(
+        "Only layers with a spectrum",
+        key="only-spectral",
+        persist_state="session",
+        help="Leave out normalisation layers and other layers that WeightWatcher has no values for, in both views.",
+    )
+    if only:
+        curves = _with_spectrum(curves)
     n_layers = 1 + max((int(curve.table["layer"].max()) for group in curves.values() for curve in group), default=0)
     for kind, item, column in zip(KINDS, features, st.columns(2, gap="medium"), strict=True):
         with column:
@@ -83,6 +91,21 @@ def curve_pair(
             show_figure(figure, f"{name}-{kind}-{item.name}", said, alt=f"{item.label} over the layer index")
 
 
+def _with_spectrum(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[Curve]]:
+    """The curves without the layers where WeightWatcher has no alpha for the same model."""
+    seen = {
+        curve.name: set(curve.table.loc[curve.table["alpha"].notna(), "layer"])
+        for curve in curves.get("weightwatcher", ())
+    }
+    return {
+        kind: [
+            Curve(curve.name, curve.table[curve.table["layer"].isin(seen.get(curve.name, set()))], curve.pinned)
+            for curve in group
+        ]
+        for kind, group in curves.items()
+    }
+
+
 def layer_table(tables: Mapping[str, Mapping[str, pd.DataFrame]], name: str) -> None:
     """One table for one chosen model: all features of both views, and why a value is missing.
 
@@ -100,7 +123,7 @@ def layer_table(tables: Mapping[str, Mapping[str, pd.DataFrame]], name: str) -> 
     else:
         chosen = next(iter(tables))
     merged = merge_views(tables[chosen])
-    show_table(merged, f"{name}-layers", height=min(35 * (len(merged) + 1) + 3, 500))
+    show_table(merged, f"{name}-layers", columns={"why not": st.column_config.TextColumn(width="medium")})
     missing = merged.loc[merged["why not"] != "", "why not"] if "why not" in merged else pd.Series(dtype=str)
     show_caption(f"{len(merged)} layers · {len(missing)} with a value missing")
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
+from PIL.Image import Image, fromarray
 
 from pages.components.errors import show_refusal
 from pages.components.sidebar import sidebar
@@ -23,11 +26,10 @@ from sane_engine.progress import Cancelled
 TITLE = "SANE Explorer"
 _FOLDER = Path(__file__).resolve().parent.parent
 _PAGES = (
-    # file, title, icon, shown in the menu
-    ("explore", "Explore", ":material/scatter_plot:"),
-    ("zoo", "Zoo", ":material/table_view:"),
-    ("layers", "Layers", ":material/stacked_line_chart:"),
-    ("inspect", "Inspect", ":material/frame_inspect:"),
+    ("explore", "Explore"),
+    ("zoo", "Zoo"),
+    ("layers", "Layers"),
+    ("inspect", "Inspect"),
 )
 
 
@@ -42,17 +44,31 @@ def _declare() -> st.Page:
         st.Page(
             _FOLDER / f"{name}.py",
             title=title,
-            icon=icon,
-            # The default page answers at "/" only; its own name is kept for the alias below.
+            # No icon: as the browser tab's icon, Streamlit would fetch it from another server. The default page
+            # answers at "/" only; its own name is kept for the alias below.
+            # answers at "/" only; its own name is kept for the alias below.
             url_path="start" if name == "explore" else name,
             default=name == "explore",
         )
-        for name, title, icon in _PAGES
+        for name, title in _PAGES
     ]
-    _, title, icon = _PAGES[0]
-    alias = st.Page(_FOLDER / "explore.py", title=title, icon=icon, url_path="explore", visibility="hidden")
+    alias = st.Page(_FOLDER / "explore.py", title="Explore", url_path="explore", visibility="hidden")
     _Router.declared = True
-    return st.navigation([*pages, alias])
+    return st.navigation({TITLE: [*pages, alias]})
+
+
+@cache
+def _icon() -> Image:
+    """Three points of a map, 32 × 32 RGBA. Icons by name would be fetched from another server."""
+    rows, columns = np.mgrid[:32, :32]
+    image = np.zeros((32, 32, 4), dtype=np.uint8)
+    for row, column, radius, colour in (
+        (10, 9, 6, (0, 105, 180)),
+        (21, 23, 7, (135, 180, 0)),
+        (26, 7, 4, (240, 120, 135)),
+    ):
+        image[(rows - row) ** 2 + (columns - column) ** 2 <= radius**2] = (*colour, 255)
+    return fromarray(image)
 
 
 def run() -> None:
@@ -71,7 +87,7 @@ def page(title: str) -> Iterator[None]:
     if not _Router.declared:
         _declare()
         st.rerun()
-    st.set_page_config(page_title=f"{title} · {TITLE}", page_icon=":material/scatter_plot:", layout="wide")
+    st.set_page_config(page_title=f"{title} · {TITLE}", page_icon=_icon(), layout="wide")
     restore_from_link()
     sidebar()
     st.title(title, anchor=False)

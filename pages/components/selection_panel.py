@@ -24,12 +24,12 @@ def selection_panel(now: Current) -> None:
         explain("Nothing is selected.", "Draw around points on the map, or switch to Click and pick single ones.")
         return
     models = now.zoo.table.iloc[rows]["model"].nunique()
-    st.subheader(inert(f"Selection · {len(rows)} of {models} model{'' if models == 1 else 's'}"), anchor=False)
+    st.subheader(inert(f"{len(rows)} selected, {models} model{'' if models == 1 else 's'}"), anchor=False)
     _accuracy(now, rows)
     _actions(now, rows)
     _apart(now, rows)
     table = now.zoo.table.iloc[rows]
-    chosen = show_table(table, "selection", selectable=True, height=min(35 * (len(table) + 1) + 3, 250))
+    chosen = show_table(table, "selection", selectable=True)
     if chosen:
         state_rows = [rows[i] for i in chosen]
         st.button(
@@ -81,6 +81,7 @@ def _apart(now: Current, rows: list[int]) -> None:
     found = set_apart(now.zoo.table, rows, columns).head(_LARGEST_DIFFERENCES)
     found = found[found["difference"].abs() > 0.1]
     if not len(found):
+        show_caption("No hyper-parameter sets it apart: every mean is within 0.1 standard deviations of the zoo's.")
         return
     st.text("What sets it apart")
     found["property"] = [short_label(name) for name in found["property"]]

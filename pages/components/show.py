@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -82,9 +82,12 @@ def _png_maker(figure: go.Figure, caption: str) -> Callable[[], bytes]:
     return make
 
 
-def figure_downloads(figure: go.Figure, name: str, caption: str) -> None:
-    """Two small buttons: the figure as one HTML file, and as a picture. Both are made on click."""
-    with st.container(horizontal=True, gap="small", horizontal_alignment="left"):
+def caption_and_downloads(figure: go.Figure, name: str, caption: str) -> None:
+    """Under a plot: what it is made of, and the plot as one HTML file or as a picture, both made on click."""
+    left, right = st.columns([5, 1.6], vertical_alignment="top")
+    with left:
+        show_caption(caption)
+    with right.container(horizontal=True, gap="small", horizontal_alignment="right"):
         st.download_button(
             "HTML",
             _html_maker(figure, caption),
@@ -122,8 +125,7 @@ def show_figure(figure: go.Figure, name: str, caption: str, *, height: int | Non
     if height:
         figure.update_layout(height=height)
     st.plotly_chart(figure, key=f"figure-{name}", config=config_of(name), alt=alt)
-    show_caption(caption)
-    figure_downloads(figure, name, caption)
+    caption_and_downloads(figure, name, caption)
 
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#|<>~$:&@])|^(?=[-+]\s)|(?<=www)(?=\.)", re.IGNORECASE)
@@ -145,7 +147,7 @@ def show_table(
     table: pd.DataFrame,
     name: str,
     *,
-    height: int | None = None,
+    height: int | Literal["auto"] = "auto",
     columns: Mapping[str, Any] | None = None,
     selectable: bool = False,
 ) -> list[int]:
@@ -164,7 +166,6 @@ def show_table(
     settings: dict[str, Any] = {column: _number_format(table[column]) for column in table.columns}
     settings.update(columns or {})
     settings = {column: setting for column, setting in settings.items() if setting is not None}
-    height = height or min(35 * (len(table) + 1) + 3, 388)
     chosen: list[int] = []
     if selectable:
         event = st.dataframe(

@@ -89,8 +89,8 @@ def _open_zoo() -> None:
             st.session_state["zoo-upload-seen"] = uploaded.file_id
             _open(lambda: open_upload(uploaded.name, uploaded.getvalue()).key)
         with st.form("zoo-path", border=False, enter_to_submit=True):
-            path = st.text_input("or a folder or zip on this machine", placeholder="/data/my-zoo")
-            if st.form_submit_button("Open", icon=":material/folder_open:", width="stretch"):
+            path = st.text_input("or a folder or zip of yours", placeholder="/data/my-zoo", key="zoo-location")
+            if st.form_submit_button("Open", key="open-zoo", icon=":material/folder_open:", width="stretch"):
                 _open(lambda: open_path(path).key)
 
 
