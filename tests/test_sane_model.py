@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sane_engine import tokenize_batch
 from sane_engine.checkpoint import Refusal
 from sane_engine.sane import Sane, SaneConfig, encoder_record, load_encoder
-from sane_engine.sane.augmentation import MultiplicativeNoise, RandomErasing, RandomWindow, View
+from sane_engine.sane.augmentation import MultiplicativeNoise, RandomErasing, RandomWindow, TokenMixing, View
 from sane_engine.sane.loss import entry_weights, masked_mean_squared_error, nt_xent
 from sane_engine.sane.normalisation import Normalizer, fit_statistics, own_statistics
 
@@ -208,6 +208,22 @@ def test_noise_and_erasing_leave_the_target_clean() -> None:
         assert torch.equal(shown.target, clean.tokens)
         assert not torch.equal(shown.tokens, clean.tokens)
         assert torch.equal(shown.tokens, again.tokens)
+
+
+def test_mixing_changes_target_and_tokens_alike_and_keeps_the_variance() -> None:
+    clean = view(200, 30)
+    mixed = TokenMixing(1.0)(clean, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed.tokens, mixed.target)
+    assert not torch.equal(mixed.tokens, clean.tokens)
+    assert float(mixed.tokens.std()) == pytest.approx(float(clean.tokens.std()), rel=0.02)
+    # Token by token: the first is a combination of first tokens of models only.
+    first = view(3, 2)
+    first.tokens[:, 1] = 0.0
+    mixed = TokenMixing(1.0)(first, torch.Generator().manual_seed(0))
+    assert (mixed.tokens[:, 1] == 0).all()
+    assert (mixed.tokens[:, 0] != 0).any()
+    same = TokenMixing(0.0)(clean, torch.Generator().manual_seed(0))
+    assert torch.equal(same.tokens, clean.tokens)
 
 
 def test_noise_has_the_size_it_says() -> None:

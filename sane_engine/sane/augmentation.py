@@ -1,13 +1,14 @@
 """Views of a minibatch: what the encoder is shown, and what it is asked to reconstruct.
 
 An augmentation maps a view to a view. One that *corrupts* (noise, erasing) changes the tokens and leaves the
-target: the clean weights are reconstructed. One under which a network stays the same function (a permutation of its
-channels, when it comes) changes tokens and target alike. On a zoo whose models share one initialisation, none of
-the latter is right: channel 3 of one model *is* channel 3 of the next.
+target: the clean weights are reconstructed. One that *transforms* (window, mixing; a permutation of the channels,
+when it comes) changes tokens and target alike. On a zoo whose models share one initialisation, permuting
+is wrong: channel 3 of one model *is* channel 3 of the next.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -108,8 +109,42 @@ class RandomErasing:
         return replace(view, tokens=view.tokens.masked_fill(rows[:, :, None] & columns[:, None, :], 0.0))
 
 
+@dataclass(frozen=True)
+class TokenMixing:
+    """Every token turned towards the same token of another model of the minibatch, by an angle of its own.
+
+    Independently initialised models are few samples of a large space, and an autoencoder soon knows them by heart:
+    its reconstruction of unseen models then falls below that of principal components. Mixtures fill the space
+    between. A rotation, unlike an average, keeps the variance of standardised independent tokens.
+
+    Attributes:
+        extent: Largest angle in quarter turns, 0 to 1.
+    """
+
+    extent: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Change tokens and target alike."""
+        b, n, _ = view.tokens.shape
+        partner = torch.randint(b, (b, n), generator=generator)
+        angle = torch.rand(b, n, 1, generator=generator) * (self.extent * math.pi / 2)
+
+        def mix(x: Tensor) -> Tensor:
+            return x * angle.cos() + x[partner, torch.arange(n)] * angle.sin()
+
+        return replace(view, tokens=mix(view.tokens), target=mix(view.target))
+
+
+def transformations(config: SaneConfig) -> tuple[Augmentation, ...]:
+    """The augmentations that make other models of the minibatch's: target included, shared by both views."""
+    chosen: list[Augmentation] = []
+    if config.mixing > 0:
+        chosen.append(TokenMixing(config.mixing))
+    return (*chosen, RandomWindow(config.window))
+
+
 def corruptions(config: SaneConfig) -> tuple[Augmentation, ...]:
-    """The augmentations that each of the two views gets on its own, after the window both share."""
+    """The augmentations that each of the two views gets on its own; the target stays clean."""
     chosen: list[Augmentation] = []
     if config.noise > 0:
         chosen.append(MultiplicativeNoise(config.noise))

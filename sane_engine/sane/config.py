@@ -34,6 +34,8 @@ class SaneConfig:
         loss_normalisation: What counts the same in the reconstruction loss: every weight (``"entry"``), every
             token (``"token"``), or every layer (``"layer"``).
         noise: Standard deviation of the multiplicative noise of a view; 0 is none.
+        mixing: Largest angle, in quarter turns, by which a token is mixed with that of another model, in what is
+            shown and what is to be reconstructed; 0 is none. For zoos of independent initialisations.
         erase_probability: Share of the views of which a rectangle (tokens × entries) is set to zero.
         erase_fraction: Largest share of a view's tokens, and of their entries, in that rectangle.
         steps: Optimiser steps.
@@ -61,6 +63,7 @@ class SaneConfig:
     temperature: float = 0.1
     loss_normalisation: LossNormalisation = "token"
     noise: float = 0.05
+    mixing: float = 0.0
     erase_probability: float = 0.0
     erase_fraction: float = 0.3
     steps: int = 3000
@@ -83,7 +86,7 @@ class SaneConfig:
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of heads ({self.heads})")
         if self.halo is not None and not 0 <= 2 * self.halo < self.window:
             raise ValueError(f"halo is {self.halo}; it must be 0 or more, less than half of window ({self.window})")
-        for name in ("gamma", "erase_probability", "erase_fraction", "warm_up"):
+        for name in ("gamma", "mixing", "erase_probability", "erase_fraction", "warm_up"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
         if not 0.0 <= self.dropout < 1.0:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Cancelled, Progress, no_progress, stop_if
-from sane_engine.sane.augmentation import RandomWindow, View, augment, corruptions
+from sane_engine.sane.augmentation import RandomWindow, View, augment, corruptions, transformations
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
 from sane_engine.sane.linear_start import start_from_principal_components
@@ -146,7 +146,7 @@ class _Run:
         """Take one step and return its loss."""
         config = self.config
         generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
-        clean = RandomWindow(config.window)(self._training.minibatch(self.step), generator)
+        clean = augment(self._training.minibatch(self.step), transformations(config), generator)
         views = [augment(clean, corruptions(config), generator) for _ in range(2 if config.gamma > 0 else 1)]
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self.step, config)
