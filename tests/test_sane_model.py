@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,17 @@ def test_initial_weights_come_from_the_seed_and_leave_the_global_generator_alone
     second = Sane(CONFIG)
     assert torch.equal(state, torch.get_rng_state())
     assert first.digest == second.digest
-    assert Sane(SaneConfig(**{**CONFIG.to_json(), "seed": 1})).digest != first.digest
+    assert Sane(replace(CONFIG, seed=1)).digest != first.digest
+
+
+def test_digest_is_of_what_is_computed_not_of_how_it_was_trained() -> None:
+    assert Sane(replace(CONFIG, steps=7, noise=0.9)).digest == Sane(CONFIG).digest
+    for change in ({"heads": 4}, {"max_wavelength": 100.0}, {"halo": 2}):
+        assert Sane(replace(CONFIG, **change)).digest != Sane(CONFIG).digest
+    moved = Sane(CONFIG)
+    with torch.no_grad():
+        moved.projection_out.bias[0] += 1e-6
+    assert moved.digest != Sane(CONFIG).digest
 
 
 def test_shapes(encoder: Sane) -> None:

@@ -16,6 +16,12 @@ from torch.nn import functional as F
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.normalisation import Normalizer
 
+COMPUTED_FROM = (
+    "token_size", "latent", "d_model", "layers", "heads", "feedforward", "window", "halo", "position_features",
+    "max_wavelength",
+)  # fmt: skip
+"""Fields of the config that change what an encoder computes."""
+
 
 class PositionEncoding(nn.Module):
     """Positions (token, layer, place in the layer) as vectors of the residual stream.
@@ -198,8 +204,12 @@ class Sane(nn.Module):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the config, the weights, the normaliser and the position range; not of the provenance."""
-        state = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
+        """SHA-256 of what it computes: shape, weights, normaliser and position range.
+
+        How it was trained is left out, so that a new option of the training leaves earlier encoders what they are.
+        """
+        shape = {name: getattr(self.config, name) for name in COMPUTED_FROM}
+        state = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         state.update(json.dumps([float(limit) for limit in self.position_range]).encode())
         for name, tensor in sorted({**self.state_dict(), **self.normalizer.state()}.items()):
             state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
