@@ -33,6 +33,7 @@ from pages.components.show import inert, show_caption, show_figure, show_table, 
 from pages.components.sidebar import UPLOAD_LIMIT_MB
 from pages.components.working import working
 from sane_engine.demo import Precomputed
+from sane_engine.progress import Progress
 from sane_engine.projection import Placement
 
 
@@ -129,13 +130,7 @@ def _curves(
                 progress(int(1000 * (i + done / max(total, 1))), 1000 * len(models), f"{name}: {message}")
 
             report(0, 1, "WeightWatcher")
-            tables[model.name]["weightwatcher"] = spectral(model, report)
-            if now is not None and known is not None:
-                report(0, 1, "SANE")
-                found = embed_model(model, now, report)
-                if found is not None:
-                    tables[model.name]["sane"] = found
-            tables[model.name]["statistics"] = model.layers["statistics"]
+            tables[model.name] |= _views(model, now if known is not None else None, report)
     for model in models:
         for refusal in problems(model):
             show_refusal(refusal, model.name)
@@ -156,6 +151,24 @@ def _curves(
         caption += f" · encoder {now.encoder}"
     curve_pair(curves, features, band, name="inspect", caption=caption)
     return tables
+
+
+def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[str, pd.DataFrame]:
+    """The layer tables of one network by kind; what fails is said, and the rest is shown."""
+    views: dict[str, pd.DataFrame] = {}
+    try:
+        views["weightwatcher"] = spectral(model, progress)
+        views["statistics"] = model.layers["statistics"]
+    except (ValueError, RuntimeError, OSError) as error:
+        show_failure(error, f"looking at the spectra of {model.name}")
+    if now is not None:
+        try:
+            found = embed_model(model, now, progress)
+        except (ValueError, RuntimeError, OSError) as error:
+            show_failure(error, f"embedding {model.name}")
+        else:
+            views |= {} if found is None else {"sane": found}
+    return {kind: views[kind] for kind in (*KINDS, "statistics") if kind in views}
 
 
 def _where(models: list[Inspected], now: Current, known: Precomputed) -> None:

@@ -90,8 +90,11 @@ def _open_zoo() -> None:
             _open(lambda: open_upload(uploaded.name, uploaded.getvalue()).key)
         with st.form("zoo-path", border=False, enter_to_submit=True):
             path = st.text_input("or a folder or zip of yours", placeholder="/data/my-zoo", key="zoo-location")
-            if st.form_submit_button("Open", key="open-zoo", icon=":material/folder_open:", width="stretch"):
-                _open(lambda: open_path(path).key)
+            submitted = st.form_submit_button(
+                "Open", key="open-zoo", icon=":material/folder_open:", width="stretch"
+            )
+        if submitted:
+            _open(lambda: open_path(path).key)
 
 
 def _open(make: Callable[[], str]) -> None:

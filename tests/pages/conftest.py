@@ -10,7 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from tiny_zoo import tiny_zoo
 
-from pages.components import warm
+from pages.components import library, warm
+from pages.components.memory import Memory
 from sane_engine.demo import precompute
 from sane_engine.sane import SaneConfig, pretrain
 
@@ -38,6 +39,7 @@ def _use(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "pages.components.library",
     ):
         monkeypatch.setattr(f"{module}.assets_root", lambda: root)
+    monkeypatch.setattr(library, "_KEPT", Memory(6))
     monkeypatch.setattr(warm._WarmUp, "started", True)  # a thread that imports would outlive the test
 
 

@@ -285,7 +285,7 @@ def test_a_folder_of_checkpoints_opens_as_a_zoo(app: Open, tmp_path: Path) -> No
     for seed in range(4):
         (folder / f"net{seed}.safetensors").write_bytes(bytes(to_safetensors(network(seed))))
     shown = app("zoo")
-    shown.text_input(key="zoo-location").set_value(str(folder)).run()
+    shown.text_input(key="zoo-location").set_value(str(folder))
     shown.button(key="open-zoo").click().run()
     assert_healthy(shown)
     assert not shown.error
@@ -298,7 +298,7 @@ def test_a_folder_of_checkpoints_opens_as_a_zoo(app: Open, tmp_path: Path) -> No
 
 def test_a_folder_that_is_not_there_is_one_line(app: Open) -> None:
     shown = app("zoo")
-    shown.text_input(key="zoo-location").set_value("/no/such/place").run()
+    shown.text_input(key="zoo-location").set_value("/no/such/place")
     shown.button(key="open-zoo").click().run()
     assert_healthy(shown)
     assert ["nothing at /no/such/place" in error.value for error in shown.error] == [True]
