@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from sane_engine import tokenize_batch
 from sane_engine.checkpoint import Refusal
 from sane_engine.sane import Sane, SaneConfig, encoder_record, load_encoder
-from sane_engine.sane.augmentation import MultiplicativeNoise, RandomErasing, RandomWindow, TokenMixing, View
+from sane_engine.sane.augmentation import (
+    Jitter,
+    MultiplicativeNoise,
+    RandomErasing,
+    RandomWindow,
+    TokenMixing,
+    View,
+)
 from sane_engine.sane.loss import entry_weights, masked_mean_squared_error, nt_xent
 from sane_engine.sane.normalisation import Normalizer, fit_statistics, own_statistics
 
@@ -235,6 +242,16 @@ def test_mixing_changes_target_and_tokens_alike_and_keeps_the_variance() -> None
     assert (mixed.tokens[:, 0] != 0).any()
     same = TokenMixing(0.0)(clean, torch.Generator().manual_seed(0))
     assert torch.equal(same.tokens, clean.tokens)
+
+
+def test_jitter_moves_target_and_tokens_alike_and_spares_padding() -> None:
+    clean = view(100, 30)
+    mask = clean.mask.clone()
+    mask[:, :, 4:] = False
+    moved = Jitter(0.5)(replace(clean, mask=mask), torch.Generator().manual_seed(0))
+    assert torch.equal(moved.tokens, moved.target)
+    assert torch.equal(moved.tokens[..., 4:], clean.tokens[..., 4:])
+    assert float((moved.tokens - clean.tokens)[..., :4].std()) == pytest.approx(0.5, rel=0.02)
 
 
 def test_noise_has_the_size_it_says() -> None:

@@ -22,7 +22,7 @@ from sane_engine.zoo import Zoo
 
 CONFIG = SaneConfig(
     token_size=10, latent=4, d_model=32, layers=1, heads=2, feedforward=48, window=16, steps=40, batch_size=8,
-    gamma=0.1, noise=0.1, mixing=0.2, erase_probability=0.2, learning_rate=3e-3,
+    gamma=0.1, noise=0.1, mixing=0.2, jitter=0.1, erase_probability=0.2, learning_rate=3e-3,
 )  # fmt: skip
 
 

@@ -135,11 +135,31 @@ class TokenMixing:
         return replace(view, tokens=mix(view.tokens), target=mix(view.target))
 
 
+@dataclass(frozen=True)
+class Jitter:
+    """Gaussian noise on every true entry, in what is shown and in what is to be reconstructed.
+
+    Keeps the principal directions of the tokens and makes as many different ones as there are steps.
+
+    Attributes:
+        std: Standard deviation, in that of the standardised weights.
+    """
+
+    std: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Change tokens and target alike."""
+        noise = self.std * torch.randn(view.tokens.shape, generator=generator) * view.mask
+        return replace(view, tokens=view.tokens + noise, target=view.target + noise)
+
+
 def transformations(config: SaneConfig) -> tuple[Augmentation, ...]:
     """The augmentations that make other models of the minibatch's: target included, shared by both views."""
     chosen: list[Augmentation] = []
     if config.mixing > 0:
         chosen.append(TokenMixing(config.mixing))
+    if config.jitter > 0:
+        chosen.append(Jitter(config.jitter))
     return (*chosen, RandomWindow(config.window))
 
 

@@ -36,6 +36,8 @@ class SaneConfig:
         noise: Standard deviation of the multiplicative noise of a view; 0 is none.
         mixing: Largest angle, in quarter turns, by which a token is mixed with that of another model, in what is
             shown and what is to be reconstructed; 0 is none. For zoos of independent initialisations.
+        jitter: Standard deviation of noise added to what is shown and what is to be reconstructed alike; 0 is none.
+            Where models are few, it keeps the autoencoder from knowing them by heart.
         erase_probability: Share of the views of which a rectangle (tokens × entries) is set to zero.
         erase_fraction: Largest share of a view's tokens, and of their entries, in that rectangle.
         steps: Optimiser steps.
@@ -64,6 +66,7 @@ class SaneConfig:
     loss_normalisation: LossNormalisation = "token"
     noise: float = 0.05
     mixing: float = 0.0
+    jitter: float = 0.0
     erase_probability: float = 0.0
     erase_fraction: float = 0.3
     steps: int = 3000
@@ -94,7 +97,7 @@ class SaneConfig:
         for name in ("temperature", "learning_rate", "clip_norm", "max_wavelength"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive")
-        for name in ("noise", "weight_decay"):
+        for name in ("noise", "jitter", "weight_decay"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
         if self.loss_normalisation not in get_args(LossNormalisation):
