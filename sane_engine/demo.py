@@ -157,7 +157,7 @@ def precompute(
         encoder: The encoder.
         folder: Where to write; by default in the workspace. It appears whole or not at all.
         seed: Seed of the maps, and of the thinning of large zoos.
-        provenance: What else to record, such as ``command`` and ``git_commit``.
+        provenance: What else to record, such as ``command`` and ``commit``.
         progress: Called with percents of the whole.
         cancelled: Asked throughout; a UMAP that has begun is finished first.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sane_engine.cli.console import Console
-from sane_engine.cli.output import replaceable
+from sane_engine.cli.output import command_line, replaceable
+from sane_engine.revision import commit
 
 if TYPE_CHECKING:
     from sane_engine.sane import Sane
@@ -31,12 +32,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
         "--encoder", default=DEFAULT_ENCODER, metavar="NAME", help="folder or embedded name (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--project", action="store_true", help="also write UMAP and PCA coordinates of the models")
-    parser.add_argument(
-        "--layer-features",
-        action="store_true",
-        help="also write the WeightWatcher and statistics tables of all layers",
-    )
+    parser.add_argument("--project", action="store_true", help="also write the maps and the WeightWatcher table")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the projection (default: %(default)s)"
     )
@@ -62,6 +58,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "zoo_digest": zoo.digest,
         "encoder": str(arguments.encoder),
         "encoder_digest": encoder.digest,
+        "command": command_line(arguments),
+        "commit": commit(),
         "checkpoints": len(zoo),
         "foreign": int(embeddings.foreign.sum()),
         "models": list(embeddings.models.shape),
@@ -76,15 +74,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def _precompute(arguments: argparse.Namespace, zoo: Zoo, encoder: Sane, console: Console) -> int:
     from sane_engine.demo import precompute
 
-    # Names, not paths: the record travels with the files.
-    command = ["embed", Path(arguments.zoo).name, "--encoder", Path(arguments.encoder).name]
-    command += ["--project", "--seed", str(arguments.seed)]
     kept = precompute(
         zoo,
         encoder,
         arguments.out,
         seed=arguments.seed,
-        provenance={"command": " ".join(["python -m sane_engine", *command])},
+        provenance={"command": command_line(arguments), "commit": commit()},
         progress=console.progress,
         cancelled=console.cancelled,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sane_engine.cli.console import Console
 from sane_engine.cli.embed import DEFAULT_ZOO
-from sane_engine.cli.output import replaceable
+from sane_engine.cli.output import command_line, replaceable
+from sane_engine.revision import commit
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         progress=console.progress,
         cancelled=console.cancelled,
     )
+    encoder.provenance.update(command=command_line(arguments), commit=commit())
     encoder.save(arguments.out)
     console.emit(
         {

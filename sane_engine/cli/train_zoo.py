@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from sane_engine.cli.console import Console
-from sane_engine.cli.output import replaceable
+from sane_engine.cli.output import command_line, replaceable
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.seed is not None:
         spec = dataclasses.replace(spec, seed=arguments.seed)
     zoo = train_zoo(spec, folder=arguments.folder, progress=console.progress, cancelled=console.cancelled)
+    zoo.provenance["command"] = command_line(arguments)
     zoo.save(arguments.out)
     accuracy = zoo.table.get("test_accuracy")
     console.emit(

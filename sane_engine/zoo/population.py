@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-import sane_engine
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.revision import commit
 from sane_engine.zoo.chunk_files import TrainingFolder
 from sane_engine.zoo.datasets import Dataset, load_dataset
 from sane_engine.zoo.hyperparameters import ModelPlan
@@ -197,23 +196,11 @@ def _reason_to_drop(parameters: Tensor, metrics: Tensor, checkpoints: Sequence[t
 
 def _provenance(spec: ZooSpec, dataset: Dataset, seconds: float) -> dict[str, Any]:
     return {
-        "command": "python -m sane_engine train-zoo --spec SPEC.json --out FOLDER",
+        "command": "sane_engine.train_zoo(ZooSpec.from_json(provenance['spec']))",
         "spec": spec.to_json(),
         "seed": spec.seed,
         "data": {"name": dataset.name, "sha256": dataset.digest},
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "seconds": round(seconds, 1),
     }
-
-
-def _commit() -> str | None:
-    """The commit of the code that trains; ``None`` where it is not a checkout or git is missing."""
-    package = Path(sane_engine.__file__).resolve().parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(package), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
