@@ -218,7 +218,7 @@ def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomp
             y=[y],
             mode="markers+text",
             text=[in_plot(model.name)],
-            textposition="top center",
+            textposition=("top center", "bottom center")[i % 2],
             name=in_plot(model.name),
             showlegend=False,
             textfont={"color": colours.text},
@@ -254,7 +254,8 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
     else:
         show_caption(f"Inside the zoo: {three(ratio)} of the 95th percentile of the zoo's own nearest distances.")
     for note in model.notes.get(str(known.record["encoder_digest"]), ()):
-        show_caption(note.replace("1 of 1 models of", "It is of").replace("1 of 1 models with", "It is with"))
+        said = note.removeprefix("1 of 1 models: ")
+        show_caption(said[:1].upper() + said[1:])
     rows = where.neighbours[i]
     nearest = now.zoo.table.iloc[rows][["model", "epoch"]].copy()
     if now.accuracy is not None:

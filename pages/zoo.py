@@ -18,6 +18,7 @@ from pages.components.palette import palette
 from pages.components.show import inert, show_caption, show_figure, show_table, three
 
 _MOST_HIGHLIGHTED = 8
+_SPLITS = ("train", "validation", "test")
 _METRICS = ("accuracy", "loss", "gap")
 
 
@@ -36,7 +37,7 @@ def _summary(now: Current) -> None:
             help="Lowest and highest in the zoo.",
         )
     counts = table.groupby("split")["model"].nunique()
-    known = [name for name in ("train", "validation", "test") if name in counts.index]
+    known = [name for name in _SPLITS if name in counts.index]
     show_caption("Split by model: " + ", ".join(f"{name} {counts[name]}" for name in known))
     with st.expander("Where it comes from", icon=":material/history:"):
         st.text(f"digest {now.zoo.digest}")
@@ -64,7 +65,7 @@ def _accuracies(now: Current) -> None:
             "Add a CSV with a column test_accuracy to the folder.",
         )
         return
-    left, middle, right = st.columns(3, vertical_alignment="bottom")
+    left, middle, right = st.columns(3)
     metric = left.selectbox(
         "Property",
         offered,
@@ -83,9 +84,9 @@ def _accuracies(now: Current) -> None:
         part = table[table["epoch"] == table.groupby("model")["epoch"].transform("max")]
     elif epoch != "All":
         part = table[table["epoch"] == int(epoch)]
-    groups = {
-        str(name): rows[metric].to_numpy(dtype=np.float64, na_value=np.nan) for name, rows in part.groupby(by)
-    }
+    order = [name for name in _SPLITS if name in set(part["split"])] if by == "split" else sorted(part[by].unique())
+    numbers = part[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    groups = {str(name): numbers[(part[by] == name).to_numpy()] for name in order}
     show_figure(
         histogram(groups, label(metric), colours=palette()),
         f"{now.zoo.name}-{metric}-histogram",
@@ -107,7 +108,7 @@ def _training(now: Current) -> None:
             "Zoos with several checkpoints a model have them.",
         )
         return
-    left, right = st.columns(2, vertical_alignment="bottom")
+    left, right = st.columns(2)
     metric = left.selectbox(
         "Property over the epochs",
         metrics,

@@ -31,7 +31,7 @@ def empty_figure(*, height: int) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        margin={"l": 8, "r": 8, "t": 28, "b": 0},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "left", "x": 0, "title": None},
         hoverlabel={"align": "left"},
     )
@@ -155,7 +155,7 @@ def _parts(
 
 
 def histogram(
-    values: Mapping[str, np.ndarray[Any, Any]], title: str, *, colours: Palette, height: int = 320
+    values: Mapping[str, np.ndarray[Any, Any]], title: str, *, colours: Palette, height: int = 400
 ) -> go.Figure:
     """How a property is distributed, one colour a group, stacked."""
     figure = empty_figure(height=height)
@@ -166,7 +166,7 @@ def histogram(
             x=group,
             name=f"{in_plot(name)} · {len(group)}",
             marker={"color": colours.category(i)},
-            xbins={"start": low, "end": high + 1e-9, "size": max((high - low) / 40, 1e-6)},
+            xbins={"start": low, "end": high + 1e-9, "size": max((high - low) / 30, 1e-6)},
             hovertemplate="%{x}: %{y} checkpoints<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.03)
@@ -183,7 +183,7 @@ def training_curves(
     numeric: bool,
     highlighted: Sequence[str],
     colours: Palette,
-    height: int = 420,
+    height: int = 400,
 ) -> go.Figure:
     """A metric over the epochs, one line a model.
 

@@ -89,9 +89,9 @@ def _apart(now: Current, rows: list[int]) -> None:
         found,
         "apart",
         columns={
-            "chosen": st.column_config.NumberColumn("here", format="%.3g"),
-            "all": st.column_config.NumberColumn("zoo", format="%.3g"),
-            "difference": st.column_config.NumberColumn("difference (sd)", format="%+.2f"),
+            "chosen": st.column_config.NumberColumn("here", format="%.3g", width="small"),
+            "all": st.column_config.NumberColumn("zoo", format="%.3g", width="small"),
+            "difference": st.column_config.NumberColumn("Δ (sd)", format="%+.2f", width="small"),
         },
     )
-    show_caption("Means, or shares of a category; difference in standard deviations of the zoo.")
+    show_caption("Means, or shares of a category; Δ in standard deviations of the zoo.")
