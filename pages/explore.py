@@ -32,14 +32,15 @@ def _controls(now: Current) -> str:
     level, method, colour, epoch, search = st.columns([1.2, 1.1, 2.2, 1.2, 1.8])
     state.keep_valid(state.LEVEL, LEVELS)
     level.segmented_control(
-        "Level", LEVELS, key=state.LEVEL, required=True, persist_state="session", on_change=state.redraw_map
+        "Level", LEVELS, key=state.LEVEL, required=True, persist_state="session", on_change=_on_level
     )
     state.keep_valid(state.METHOD, METHODS)
     method.segmented_control(
         "Projection", METHODS, key=state.METHOD, required=True, persist_state="session", on_change=state.redraw_map
     )
     offered = _colours(now)
-    state.keep_valid(state.COLOUR, offered, now.accuracy)
+    by_layer = st.session_state[state.LEVEL] == "Layers"
+    state.keep_valid(state.COLOUR, offered, "layer_name" if by_layer else now.accuracy)
     colour.selectbox(
         "Colour",
         offered,
@@ -59,6 +60,12 @@ def _controls(now: Current) -> str:
         persist_state="session",
         on_change=state.redraw_map,
     ).strip()
+
+
+def _on_level() -> None:
+    """Layers are first told apart by which layer they are, models by their accuracy."""
+    st.session_state[state.COLOUR] = None
+    state.redraw_map()
 
 
 def _colours(now: Current) -> list[str]:

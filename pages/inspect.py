@@ -243,6 +243,7 @@ def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomp
 def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Precomputed) -> None:
     st.text(model.name)
     ratio = float(where.ratio[i])
+    notes = model.notes.get(str(known.record["encoder_digest"]), ())
     if where.outside[i]:
         st.warning(
             inert(
@@ -251,9 +252,19 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
             ),
             icon=":material/travel_explore:",
         )
+    elif notes:
+        show_caption(
+            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest distances), "
+            "but of another architecture: read its place with care."
+        )
+    elif notes:
+        show_caption(
+            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest distances), "
+            "but of another architecture: read its place with care."
+        )
     else:
         show_caption(f"Inside the zoo: {three(ratio)} of the 95th percentile of the zoo's own nearest distances.")
-    for note in model.notes.get(str(known.record["encoder_digest"]), ()):
+    for note in notes:
         said = note.removeprefix("1 of 1 models: ")
         show_caption(said[:1].upper() + said[1:])
     rows = where.neighbours[i]

@@ -51,7 +51,7 @@ def _accuracy(now: Current, rows: list[int]) -> None:
     st.metric(
         inert(f"Mean {short_label(name)}"),
         three(mean),
-        f"{mean - whole:+.3f} against the zoo's {three(whole)}",
+        f"{mean - whole:+.2g} against the zoo's {three(whole)}",
         delta_color="normal",
     )
 
@@ -86,7 +86,7 @@ def _apart(now: Current, rows: list[int]) -> None:
     st.text("What sets it apart")
     found["property"] = [short_label(name) for name in found["property"]]
     show_table(
-        found,
+        found[["property", "difference", "chosen", "all"]],
         "apart",
         columns={
             "chosen": st.column_config.NumberColumn("here", format="%.3g", width="small"),
