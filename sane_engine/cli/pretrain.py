@@ -40,6 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Train, save, and say what came out."""
     from sane_engine.sane import SaneConfig, pretrain
+    from sane_engine.sane.scorecard import scorecard
     from sane_engine.zoo import load_zoo
 
     replaceable(arguments.out, "encoder.json")
@@ -55,7 +56,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         progress=console.progress,
         cancelled=console.cancelled,
     )
-    encoder.provenance.update(command=command_line(arguments), commit=commit())
+    metrics = scorecard(encoder, zoo, progress=console.progress, cancelled=console.cancelled)
+    encoder.provenance.update(command=command_line(arguments), commit=commit(), metrics=metrics)
     encoder.save(arguments.out)
     console.emit(
         {
