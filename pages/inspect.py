@@ -254,13 +254,8 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
         )
     elif notes:
         show_caption(
-            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest distances), "
-            "but of another architecture: read its place with care."
-        )
-    elif notes:
-        show_caption(
-            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest distances), "
-            "but of another architecture: read its place with care."
+            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest "
+            "distances), but of another architecture: read its place with care."
         )
     else:
         show_caption(f"Inside the zoo: {three(ratio)} of the 95th percentile of the zoo's own nearest distances.")
