@@ -43,7 +43,7 @@ class Provenance:
     Attributes:
         sha256: Hex digest of the file's bytes; of a sharded checkpoint, of its index followed by its shards.
         container: ``"safetensors"``, ``"safetensors-sharded"``, ``"torch-zip"``, ``"torch-legacy"``, ``"npz"``,
-            ``"zip"`` or, for tensors that never were a file, ``"memory"``.
+            ``"pickle"`` (arrays in a plain pickle) or, for tensors that never were a file, ``"memory"``.
         size_bytes: Size of the file.
         key_path: Keys that were followed from the top of the file to the state dict, outermost first.
         prefixes_stripped: Prefixes common to all tensor names that were removed, outermost first.

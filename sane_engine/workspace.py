@@ -13,6 +13,13 @@ from platformdirs import user_data_path
 
 ENVIRONMENT_VARIABLE = "SANE_WORKSPACE"
 
+# Temporary names are made private to their owner; what replaces them gets the usual modes, less the user's umask.
+# The umask can only be read by setting it, which is done once, before any thread is started.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+_PUBLIC_FILE = 0o666 & ~_UMASK
+_PUBLIC_FOLDER = 0o777 & ~_UMASK
+
 
 def workspace_root() -> Path:
     """The folder for everything the user makes: ``$SANE_WORKSPACE``, or the platform's data folder."""
@@ -47,6 +54,7 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
+        temporary.chmod(_PUBLIC_FILE)
         temporary.replace(target)
         _sync(target.parent)
     except BaseException:
@@ -73,7 +81,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         if target.exists():
             aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
             target.replace(aside / target.name)
-        temporary.chmod(0o755)
+        temporary.chmod(_PUBLIC_FOLDER)
         temporary.replace(target)
         _sync(target.parent)
     except BaseException:

@@ -50,11 +50,15 @@ def load_zoo(
             f"There is no zoo at {path_or_name}.",
             f"Give the path of a folder or zip, or the name of an embedded zoo ({known}).",
         )
-    if path.is_dir() and is_native(path):
-        return load_native(path)
     from sane_engine.zoo.folder import load_folder
     from sane_engine.zoo.modelzoos import is_modelzoos, load_modelzoos
 
-    if path.is_dir() and is_modelzoos(path):
-        return load_modelzoos(path, progress=progress, cancelled=cancelled)
-    return load_folder(path, progress=progress, cancelled=cancelled)
+    try:
+        if path.is_dir() and is_native(path):
+            return load_native(path)
+        if path.is_dir() and is_modelzoos(path):
+            return load_modelzoos(path, progress=progress, cancelled=cancelled)
+        return load_folder(path, progress=progress, cancelled=cancelled)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Refusal("unreadable", f"{path.name} cannot be read ({reason}).", "Check its permissions.") from error

@@ -54,6 +54,8 @@ def save_native(zoo: Zoo, path: Path) -> Path:
             stack = zoo.stacked(members)
             own: dict[str, Tensor] = {p.name: stack[p.name].contiguous() for p in signature if p.tied_to is None}
             save_file(own, folder / file)
+            # safetensors writes for the owner alone; a zoo is as readable as the other files beside it.
+            (folder / file).chmod(0o644)
             layout[members], row[members] = index, np.arange(len(members))
             layouts.append({"file": file, "n": len(members), "parameters": [p.to_json() for p in signature]})
             files.append(file)

@@ -203,7 +203,7 @@ class StackedFiles:
                         read[parameter.name] = stretch if consecutive else stretch[index]
                     else:
                         read[parameter.name] = torch.cat([stack[int(i) : int(i) + 1] for i in at])
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, IndexError, ValueError) as error:
             raise Refusal(
                 "zoo-weights-unreadable",
                 f"The weights of this zoo cannot be read from {self.paths[layout].name}: {error}.",

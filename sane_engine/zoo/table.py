@@ -68,7 +68,9 @@ def validated(table: pd.DataFrame) -> pd.DataFrame:
         table["epoch"] = 0
     epochs = pd.to_numeric(table["epoch"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     if not np.isfinite(epochs).all() or (epochs != np.round(epochs)).any():
-        raise Refusal("zoo-table-epoch", "Every row of a zoo's table needs a whole-numbered epoch.")
+        raise Refusal(
+            "zoo-table-epoch", "Every row of a zoo's table needs a whole-numbered epoch.", "Repair 'epoch'."
+        )
     table["epoch"] = epochs.astype(np.int64)
     for column in table.columns:
         table[column] = _plain(table[column])
@@ -113,12 +115,18 @@ def kind_of(column: pd.Series[Any]) -> Kind:
 
 
 def properties_of(table: pd.DataFrame) -> list[str]:
-    """Columns worth colouring by: numbers that vary, and names with 2 to :data:`MAX_CATEGORIES` values."""
+    """Columns worth colouring by: numbers that vary, and names with 2 to :data:`MAX_CATEGORIES` values.
+
+    Names that are all different (file names, say) identify rows and say nothing about them; only ``model`` may.
+    """
     names = []
     for name in table.columns:
         different = table[name].nunique()
-        if kind_of(table[name]) == "numeric" or different <= MAX_CATEGORIES:
-            names += [name] if different > 1 else []
+        if different < 2:
+            continue
+        few = different <= MAX_CATEGORIES and (different < len(table) or name == "model")
+        if few or kind_of(table[name]) == "numeric":
+            names.append(name)
     return names
 
 

@@ -203,7 +203,7 @@ class Zoo:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the content, table and tensors; the same before saving and after loading."""
+        """Hex sha256 of the content, table and tensors (or their files); saving and loading do not change it."""
         return hashlib.sha256(self.weights_digest.encode() + canonical_bytes(self.table)).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:

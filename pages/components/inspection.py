@@ -1,0 +1,157 @@
+"""What is known about dropped checkpoints, step by step, kept in the session until the user takes them away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.components.current import Current
+from pages.components.library import get_encoder, kept
+from sane_engine.checkpoint import Checkpoint, Refusal
+from sane_engine.progress import Progress
+from sane_engine.projection import Placement, place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FILES = "files"
+# Memory of one session: the oldest files go first.
+_MOST_MODELS = 12
+_NEIGHBOURS = 5
+
+
+@dataclass
+class Inspected:
+    """One network on the page.
+
+    Attributes:
+        key: Unique in the session.
+        name: What to call it.
+        tensors: Its weights.
+        checkpoint: What the intake found, or None for a model of the zoo.
+        layers: Tables by kind; those of SANE by ``sane-`` and the encoder's and zoo's digests.
+        vectors: Model vectors [f] by the encoder's digest.
+        notes: Sentences about the embedding, by the encoder's digest.
+        problems: Refusals by what was tried.
+    """
+
+    key: str
+    name: str
+    tensors: Mapping[str, Tensor]
+    checkpoint: Checkpoint | None = None
+    layers: dict[str, pd.DataFrame] = field(default_factory=dict)
+    vectors: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: dict[str, Refusal] = field(default_factory=dict)
+
+
+@dataclass
+class DroppedFile:
+    """One file on the page: its bytes until they are read, then what came of it."""
+
+    name: str
+    content: bytes | None
+    models: list[Inspected] = field(default_factory=list)
+    refusal: Refusal | None = None
+
+
+def files() -> dict[str, DroppedFile]:
+    """The dropped files of this session by sha256, oldest first."""
+    found: dict[str, DroppedFile] = st.session_state.setdefault(_FILES, {})
+    return found
+
+
+def take(name: str, content: bytes) -> str:
+    """Copy an uploaded file into the session, since an upload is gone after a page switch; returns its sha256."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest not in files():
+        files()[digest] = DroppedFile(name, content)
+    while len(files()) > _MOST_MODELS:
+        files().pop(next(iter(files())))
+    return digest
+
+
+def drop(digest: str) -> None:
+    """Forget a file."""
+    files().pop(digest, None)
+
+
+def read(digest: str, file: DroppedFile) -> None:
+    """Read a file's checkpoints, or note why it cannot be read."""
+    from sane_engine.intake import load_checkpoints
+
+    if file.content is None:
+        return
+    try:
+        found = load_checkpoints(file.content, name=file.name)
+        names = [checkpoint.name for checkpoint in found]
+        for i, checkpoint in enumerate(found[:_MOST_MODELS]):
+            name = file.name if len(found) == 1 else f"{file.name} › {names[i]}"
+            file.models.append(Inspected(f"{digest[:16]}-{i}", name, checkpoint.tensors, checkpoint))
+    except Refusal as refusal:
+        file.refusal = refusal
+    file.content = None
+
+
+def spectral(model: Inspected, progress: Progress) -> pd.DataFrame:
+    """WeightWatcher's layer table, and the statistics beside it."""
+    from sane_engine.baselines import layer_features
+
+    if "weightwatcher" not in model.layers:
+        model.layers["statistics"] = layer_features(model.tensors, "statistics")
+        model.layers["weightwatcher"] = layer_features(model.tensors, "weightwatcher", progress=progress)
+    return model.layers["weightwatcher"]
+
+
+def embed_model(model: Inspected, now: Current, progress: Progress) -> pd.DataFrame | None:
+    """SANE's layer table and the model's vector; None, with the problem noted, where it cannot be embedded."""
+    from sane_engine.baselines.sane_layers import embedding_features
+    from sane_engine.sane import embed
+
+    if now.encoder is None or (known := kept(now.key, now.encoder)) is None:
+        return None
+    encoder_digest = str(known.record["encoder_digest"])
+    key = f"sane-{encoder_digest}-{known.record['zoo_digest']}"
+    if key in model.layers:
+        return model.layers[key]
+    if key in model.problems:
+        return None
+    try:
+        embeddings = embed(get_encoder(now.encoder), [model.tensors], progress=progress)
+    except Refusal as refusal:
+        model.problems[key] = refusal
+        return None
+    model.vectors[encoder_digest] = embeddings.models[0]
+    model.notes[encoder_digest] = embeddings.notes
+    model.layers[key] = embedding_features(embeddings, known.reference).drop(columns="row")
+    return model.layers[key]
+
+
+def problems(model: Inspected) -> list[Refusal]:
+    """What could not be done with this model."""
+    return list(model.problems.values())
+
+
+def placement(models: list[Inspected], now: Current) -> tuple[list[Inspected], Placement] | None:
+    """Where the embedded ones fall on the zoo's map of models."""
+    if now.encoder is None or (known := kept(now.key, now.encoder)) is None:
+        return None
+    digest = str(known.record["encoder_digest"])
+    embedded = [model for model in models if digest in model.vectors]
+    if not embedded:
+        return None
+    vectors = np.stack([model.vectors[digest] for model in embedded])
+    found = place(
+        known.projections["models", "umap"],
+        known.vectors("models"),
+        vectors,
+        k=_NEIGHBOURS,
+        groups=now.zoo.table["model"].tolist(),
+    )
+    return embedded, found

@@ -1,0 +1,48 @@
+"""Names of columns as a person reads them, with units; names from files as plots may show them."""
+
+from __future__ import annotations
+
+from html import escape
+
+_LABELS = {
+    "train_accuracy": "train accuracy (fraction)",
+    "validation_accuracy": "validation accuracy (fraction)",
+    "test_accuracy": "test accuracy (fraction)",
+    "accuracy": "accuracy (fraction)",
+    "train_loss": "train loss (nats)",
+    "validation_loss": "validation loss (nats)",
+    "test_loss": "test loss (nats)",
+    "generalisation_gap": "generalisation gap (train − test accuracy, fraction)",
+    "learning_rate": "learning rate (per step)",
+    "weight_decay": "weight decay (per step)",
+    "dropout": "dropout (probability)",
+    "epoch": "epoch",
+    "sparsity": "sparsity (fraction of zeros)",
+    "seed": "seed",
+}
+_LONGEST = 48
+
+
+def label(column: str) -> str:
+    """The title of an axis that shows ``column``."""
+    return _LABELS.get(column, column.replace("_", " ").replace("/", " · "))
+
+
+def short_label(column: str) -> str:
+    """The same without the unit, for menus and running text."""
+    return label(column).split(" (")[0]
+
+
+def in_plot(name: object) -> str:
+    """A name from a file for a plot: cut in the middle when long, and with nothing Plotly would read as HTML."""
+    text = " ".join(str(name).split())
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return escape(text, quote=False)
+
+
+def accuracy_columns(columns: list[str]) -> list[str]:
+    """The columns that hold an accuracy, the most telling first: test, validation, then the others."""
+    found = [name for name in columns if "accuracy" in name]
+    return sorted(found, key=lambda name: (not name.startswith("test"), not name.startswith("val"), name))

@@ -1,0 +1,165 @@
+"""Zoos, encoders and what was computed from them: found where it is kept, computed where it is not, shared by all.
+
+Everything is remembered under digests of the zoo and of the encoder, so a changed file never shows an old picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pages.components.memory import Memory
+from pages.components.opening import opened_zoos
+from sane_engine.baselines import zoo_layer_features
+from sane_engine.baselines.sane_layers import embedding_features
+from sane_engine.checkpoint import Refusal
+from sane_engine.demo import Level, Precomputed, find_precomputed, precompute
+from sane_engine.progress import Progress, no_progress
+from sane_engine.projection import Projection
+from sane_engine.sane import encoder_record
+from sane_engine.workspace import assets_root, workspace_root
+from sane_engine.zoo import Zoo, embedded_zoos, load_zoo
+
+if TYPE_CHECKING:
+    from sane_engine.sane import Sane
+
+_ZOOS: Memory[Zoo] = Memory(4)
+_ENCODERS: Memory[Sane] = Memory(4)
+_KEPT: Memory[Precomputed] = Memory(6)
+_TABLES: Memory[pd.DataFrame] = Memory(12)
+_SPECTRA: Memory[pd.DataFrame] = Memory(256)
+
+
+def zoo_choices() -> dict[str, str]:
+    """What the zoo picker offers: key in links → label."""
+    return {name: name for name in embedded_zoos()} | {zoo.key: zoo.label for zoo in opened_zoos()}
+
+
+def _location(key: str) -> Path | str:
+    for zoo in opened_zoos():
+        if zoo.key == key:
+            return zoo.path
+    return key
+
+
+def _age(path: Path) -> float:
+    """When the zoo at ``path`` was last changed, as far as the file system says."""
+    inner = path / "zoo.json"
+    return (inner if inner.exists() else path).stat().st_mtime
+
+
+def get_zoo(key: str, *, progress: Progress = no_progress) -> Zoo:
+    """The zoo that links call ``key``.
+
+    Raises:
+        Refusal: It is gone or cannot be read.
+    """
+    location = _location(key)
+    path = location if isinstance(location, Path) else assets_root() / "zoos" / location
+    if isinstance(location, str) and location not in embedded_zoos():
+        raise Refusal("zoo-not-found", f"There is no zoo called {key}.", "Choose another one in the sidebar.")
+    return _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, progress=progress))
+
+
+def _encoder_folders() -> dict[str, Path]:
+    roots = (workspace_root() / "encoders", assets_root() / "encoders")
+    return {record.parent.name: record.parent for root in roots for record in sorted(root.glob("*/encoder.json"))}
+
+
+def encoder_choices() -> list[str]:
+    """Names of the encoders that ship with the code or were trained into the workspace."""
+    return sorted(_encoder_folders())
+
+
+def default_encoder(zoo_key: str | None) -> str | None:
+    """The encoder named after the zoo, or the first one."""
+    names = encoder_choices()
+    own = f"{zoo_key}-sane"
+    return own if own in names else (names[0] if names else None)
+
+
+def encoder_digest(name: str) -> str:
+    """Digest of an encoder, without loading it."""
+    return str(encoder_record(_encoder_folders()[name])["digest"])
+
+
+def get_encoder(name: str) -> Sane:
+    """The encoder itself; loads torch."""
+    from sane_engine.sane import load_encoder
+
+    return _ENCODERS.get(encoder_digest(name), lambda: load_encoder(_encoder_folders()[name]))
+
+
+def kept(zoo_key: str, encoder: str) -> Precomputed | None:
+    """Embeddings and maps of a zoo as an encoder sees it, or None if they were never made."""
+    zoo, digest = get_zoo(zoo_key), encoder_digest(encoder)
+    key = (zoo.digest, digest)
+    found = _KEPT.peek(key)
+    if found is None:
+        found = find_precomputed(zoo.digest, digest, zoo_key, encoder)
+        if found is not None:
+            _KEPT.put(key, found)
+    return found
+
+
+def make_kept(zoo_key: str, encoder: str, *, progress: Progress) -> Precomputed:
+    """Compute what :func:`kept` looks for, and keep it in the workspace."""
+    zoo = get_zoo(zoo_key)
+    return _KEPT.get(
+        (zoo.digest, encoder_digest(encoder)), lambda: precompute(zoo, get_encoder(encoder), progress=progress)
+    )
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A map with what its points are.
+
+    Attributes:
+        projection: Coordinates of p points.
+        rows: Row in the zoo's table of each point [p].
+        layers: Layer index of each point [p]; −1 where a point is a whole model.
+        layer_names: Layer name of each point, or None where points are models.
+    """
+
+    projection: Projection
+    rows: NDArray[np.int64]
+    layers: NDArray[np.int64]
+    layer_names: tuple[str, ...] | None
+
+
+def atlas(known: Precomputed, level: Level, method: str) -> Atlas:
+    """The map of the models, or of the layers, by UMAP or PCA."""
+    projection = known.projections[level, method]
+    if level == "models":
+        rows = np.arange(len(known.embeddings), dtype=np.int64)
+        return Atlas(projection, rows, np.full(len(rows), -1, dtype=np.int64), None)
+    rows, layers = known.layer_points[:, 0], known.layer_points[:, 1]
+    names = tuple(known.embeddings.names_of(int(row))[layer] for row, layer in zip(rows, layers, strict=True))
+    return Atlas(projection, rows, layers, names)
+
+
+def sane_layers(known: Precomputed) -> pd.DataFrame:
+    """SANE's features of every layer of every checkpoint: ``row``, ``layer``, ``name``, features, ``reason``."""
+    return _TABLES.get(
+        (known.record["zoo_digest"], known.record["encoder_digest"]),
+        lambda: embedding_features(known.embeddings, known.reference),
+    )
+
+
+def spectra(zoo_key: str, rows: Sequence[int], *, progress: Progress) -> pd.DataFrame:
+    """WeightWatcher's table of some checkpoints, computed now and remembered."""
+    zoo = get_zoo(zoo_key)
+    missing = [row for row in rows if _SPECTRA.peek((zoo.digest, row)) is None]
+    if missing:
+        computed = zoo_layer_features(zoo, missing, "weightwatcher", progress=progress)
+        for row in missing:
+            part = computed[computed["row"] == row]
+            _SPECTRA.put((zoo.digest, row), part)
+    parts = [_SPECTRA.peek((zoo.digest, row)) for row in rows]
+    return pd.concat([part for part in parts if part is not None], ignore_index=True)

@@ -1,0 +1,86 @@
+"""Zoos that the user opened, remembered in the workspace so that a reload or a link finds them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.workspace import atomic_file, workspace_root
+
+_IDENTIFIER = re.compile(r"opened-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class OpenedZoo:
+    """A zoo on this machine.
+
+    Attributes:
+        key: What links call it: ``opened-`` and twelve hex digits.
+        label: What the user calls it.
+        path: Where it lies.
+    """
+
+    key: str
+    label: str
+    path: Path
+
+
+def _folder() -> Path:
+    return workspace_root() / "opened"
+
+
+def _remember(digest: str, label: str, path: Path) -> OpenedZoo:
+    key = f"opened-{digest[:12]}"
+    with atomic_file(_folder() / f"{key}.json") as temporary:
+        temporary.write_text(json.dumps({"label": label, "path": str(path)}), encoding="utf-8")
+    return OpenedZoo(key, label, path)
+
+
+def open_path(text: str) -> OpenedZoo:
+    """Remember the zoo at a path that the user typed.
+
+    Raises:
+        Refusal: There is nothing at that path.
+    """
+    path = Path(text.strip()).expanduser()
+    if not text.strip() or not path.exists():
+        raise Refusal("zoo-not-found", f"There is nothing at {text.strip() or 'an empty path'}.", "Check the path.")
+    path = path.resolve()
+    return _remember(hashlib.sha256(str(path).encode()).hexdigest(), path.name, path)
+
+
+def open_upload(name: str, content: bytes) -> OpenedZoo:
+    """Keep an uploaded zip in the workspace, under a name made of its content, and remember it."""
+    digest = hashlib.sha256(content).hexdigest()
+    target = workspace_root() / "uploads" / f"{digest[:32]}.zip"
+    if not target.exists():
+        with atomic_file(target) as temporary:
+            temporary.write_bytes(content)
+    return _remember(digest, name, target)
+
+
+def opened_zoos() -> list[OpenedZoo]:
+    """Zoos that were opened on this machine and are still there, in alphabetical order."""
+    found = []
+    for record in _folder().glob("opened-*.json"):
+        if not _IDENTIFIER.fullmatch(record.stem):
+            continue
+        try:
+            content = json.loads(record.read_text(encoding="utf-8"))
+            zoo = OpenedZoo(record.stem, str(content["label"]), Path(content["path"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if zoo.path.exists():
+            found.append(zoo)
+    return sorted(found, key=lambda zoo: zoo.label.lower())
+
+
+def forget(zoo: OpenedZoo) -> None:
+    """Take a zoo off the list; its files stay where they are, unless they were uploaded."""
+    (_folder() / f"{zoo.key}.json").unlink(missing_ok=True)
+    if zoo.path.parent == workspace_root() / "uploads":
+        zoo.path.unlink(missing_ok=True)

@@ -1,0 +1,154 @@
+"""The same on every page: which zoo, which encoder, open another, what is selected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from pages.components import state
+from pages.components.errors import show_failure, show_refusal
+from pages.components.library import default_encoder, encoder_choices, get_zoo, zoo_choices
+from pages.components.opening import forget, open_path, open_upload, opened_zoos
+from pages.components.show import inert
+from pages.components.working import working
+from sane_engine.checkpoint import Refusal
+
+UPLOAD_LIMIT_MB = 500
+
+
+def sidebar() -> None:
+    """Draw the sidebar and settle which zoo and encoder are current."""
+    if (opened := st.session_state.pop("zoo-next", None)) is not None:
+        st.session_state[state.ZOO] = opened
+        _forget_encoder()
+    with st.sidebar:
+        _zoo_picker()
+        _encoder_picker()
+        _open_zoo()
+        _selection()
+
+
+def _zoo_picker() -> None:
+    choices = zoo_choices()
+    if not choices:
+        st.session_state[state.ZOO] = None
+        st.text("No zoo yet: open one below.")
+        return
+    wanted = st.session_state.get(state.ZOO)
+    if wanted is not None and wanted not in choices:
+        st.warning(
+            inert(f"The link names a zoo that is not open here: {str(wanted)[:60]}."), icon=":material/link_off:"
+        )
+    state.keep_valid(state.ZOO, list(choices), "digits")
+    st.selectbox(
+        "Zoo",
+        list(choices),
+        format_func=lambda key: inert(choices.get(key, key)),
+        key=state.ZOO,
+        persist_state="session",
+        on_change=_forget_encoder,
+        help="A population of trained networks.",
+    )
+
+
+def _forget_encoder() -> None:
+    st.session_state[state.ENCODER] = None
+    state.redraw_map()
+
+
+def _encoder_picker() -> None:
+    zoo_key = st.session_state[state.ZOO]
+    choices = encoder_choices()
+    if not choices:
+        st.session_state[state.ENCODER] = None
+        st.text("No encoder yet: train one with `pretrain`.")
+        return
+    state.keep_valid(state.ENCODER, list(choices), default_encoder(zoo_key))
+    st.selectbox(
+        "Encoder",
+        list(choices),
+        format_func=inert,
+        key=state.ENCODER,
+        persist_state="session",
+        on_change=state.redraw_map,
+        help="The SANE autoencoder whose latents are shown.",
+    )
+
+
+def _open_zoo() -> None:
+    with st.expander("Open a zoo", icon=":material/folder_open:"):
+        uploaded = st.file_uploader(
+            "A zip of checkpoints",
+            type=None,
+            key="zoo-upload",
+            max_upload_size=UPLOAD_LIMIT_MB,
+            help="One checkpoint a file, or model folders; a CSV inside may hold their properties.",
+        )
+        if uploaded is not None and st.session_state.get("zoo-upload-seen") != uploaded.file_id:
+            st.session_state["zoo-upload-seen"] = uploaded.file_id
+            _open(lambda: open_upload(uploaded.name, uploaded.getvalue()).key)
+        with st.form("zoo-path", border=False, enter_to_submit=True):
+            path = st.text_input("or a folder or zip of yours", placeholder="/data/my-zoo", key="zoo-location")
+            submitted = st.form_submit_button(
+                "Open", key="open-zoo", icon=":material/folder_open:", width="stretch"
+            )
+        if submitted:
+            _open(lambda: open_path(path).key)
+
+
+def _open(make: Callable[[], str]) -> None:
+    """Open a zoo, look whether it can be read, and only then make it the current one."""
+    key = None
+    try:
+        key = make()
+        with working("Reading the zoo") as progress:
+            get_zoo(key, progress=progress)
+    except Refusal as refusal:
+        for zoo in opened_zoos():
+            if zoo.key == key:
+                forget(zoo)
+        show_refusal(refusal)
+        return
+    except (OSError, ValueError) as error:
+        show_failure(error, "opening the zoo")
+        return
+    # The picker above is drawn already; its value may only be changed before the next run draws it.
+    st.session_state["zoo-next"] = key
+    st.rerun()
+
+
+def _selection() -> None:
+    key = st.session_state[state.ZOO]
+    if key is None:
+        return
+    try:
+        zoo = get_zoo(key)
+    except Refusal as refusal:
+        show_refusal(refusal, key)
+        return
+    rows = state.selected_rows(key, len(zoo.table))
+    pinned = state.pinned_row(key, len(zoo.table))
+    with st.container(border=True, gap="small"):
+        st.text(f"Selection: {len(rows)} checkpoint{'' if len(rows) == 1 else 's'}")
+        if pinned is not None:
+            record = zoo.table.iloc[pinned]
+            st.text(f"Pinned: {str(record['model'])[:40]} · epoch {record['epoch']}")
+        with st.container(horizontal=True, gap="small"):
+            st.button(
+                "Clear",
+                key="clear-selection",
+                on_click=state.clear_selection,
+                disabled=not rows,
+                icon=":material/close:",
+                type="tertiary",
+            )
+            st.button(
+                "Unpin",
+                key="unpin",
+                on_click=state.pin,
+                args=(None,),
+                disabled=pinned is None,
+                icon=":material/keep_off:",
+                type="tertiary",
+            )

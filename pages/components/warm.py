@@ -1,0 +1,31 @@
+"""Load the heavy libraries in the background once the first picture stands, so that the first click is quick."""
+
+from __future__ import annotations
+
+import threading
+import time
+from importlib import import_module
+
+# Long enough for the browser to fetch and draw the first picture before the imports compete for the interpreter.
+_DELAY_SECONDS = 4.0
+_LIBRARIES = ("torch", "sane_engine.sane.model")
+
+
+class _WarmUp:
+    lock = threading.Lock()
+    started = False
+
+
+def warm_up() -> None:
+    """Start the background import, once in the life of the server."""
+    with _WarmUp.lock:
+        if _WarmUp.started:
+            return
+        _WarmUp.started = True
+    threading.Thread(target=_import_all, name="warm-up", daemon=True).start()
+
+
+def _import_all() -> None:
+    time.sleep(_DELAY_SECONDS)
+    for name in _LIBRARIES:
+        import_module(name)

@@ -1,0 +1,236 @@
+"""Explore: the population as a map of embeddings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.components import state
+from pages.components.charts import map_figure
+from pages.components.current import Current, current, embedded
+from pages.components.hover import hover_texts
+from pages.components.labels import accuracy_columns, in_plot, short_label
+from pages.components.library import Atlas, atlas
+from pages.components.navigation import page
+from pages.components.palette import palette
+from pages.components.selection_panel import selection_panel
+from pages.components.show import caption_and_downloads, config_of, inert, three
+from sane_engine.demo import Level
+from sane_engine.projection import Projection
+
+LEVELS, METHODS, GESTURES = ("Models", "Layers"), ("UMAP", "PCA"), ("Lasso", "Box", "Click")
+_DRAGGING = {"Lasso": "lasso", "Box": "select", "Click": "pan"}
+_SELECTING: dict[str, Literal["lasso", "box", "points"]] = {"Lasso": "lasso", "Box": "box", "Click": "points"}
+_MOST_TRAJECTORIES = 60
+
+
+def _controls(now: Current) -> str:
+    """Draw the row of controls; returns the search text. The others are in the session."""
+    level, method, colour, epoch, search = st.columns([1.2, 1.1, 2.2, 1.2, 1.8])
+    state.keep_valid(state.LEVEL, LEVELS)
+    level.segmented_control(
+        "Level", LEVELS, key=state.LEVEL, required=True, persist_state="session", on_change=_on_level
+    )
+    state.keep_valid(state.METHOD, METHODS)
+    method.segmented_control(
+        "Projection", METHODS, key=state.METHOD, required=True, persist_state="session", on_change=state.redraw_map
+    )
+    offered = _colours(now)
+    by_layer = st.session_state[state.LEVEL] == "Layers"
+    state.keep_valid(state.COLOUR, offered, "layer_name" if by_layer else now.accuracy)
+    colour.selectbox(
+        "Colour",
+        offered,
+        format_func=lambda name: inert(short_label(name)),
+        key=state.COLOUR,
+        persist_state="session",
+        on_change=state.redraw_map,
+    )
+    epochs = ["All", "Last", *(str(e) for e in sorted(now.zoo.table["epoch"].unique()))]
+    state.keep_valid(state.EPOCH, epochs)
+    epoch.selectbox("Epoch", epochs, key=state.EPOCH, persist_state="session", on_change=state.redraw_map)
+    return search.text_input(
+        "Search",
+        key="search",
+        placeholder="model id",
+        icon=":material/search:",
+        persist_state="session",
+        on_change=state.redraw_map,
+    ).strip()
+
+
+def _on_level() -> None:
+    """Layers are first told apart by which layer they are, models by their accuracy."""
+    st.session_state[state.COLOUR] = None
+    state.redraw_map()
+
+
+def _colours(now: Current) -> list[str]:
+    properties = now.zoo.properties
+    first = [name for name in [*accuracy_columns(properties), "epoch"] if name in properties]
+    layer = ["layer_name"] if st.session_state[state.LEVEL] == "Layers" else []
+    return [*layer, *first, *(name for name in properties if name not in first)]
+
+
+def _shown_rows(table: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """Which rows the epoch filter lets through, as a mask."""
+    epoch = st.session_state[state.EPOCH]
+    if epoch == "All":
+        return np.ones(len(table), dtype=bool)
+    if epoch == "Last":
+        return (table["epoch"] == table.groupby("model")["epoch"].transform("max")).to_numpy()
+    return (table["epoch"] == int(epoch)).to_numpy()
+
+
+def _points(now: Current, shown: Atlas, colour: str) -> pd.DataFrame:
+    """One row a point, in the order of the projection."""
+    table = now.zoo.table
+    points = pd.DataFrame(
+        {
+            "x": shown.projection.coordinates[:, 0],
+            "y": shown.projection.coordinates[:, 1],
+            "row": shown.rows,
+            "layer": shown.layers,
+        }
+    )
+    said = [
+        name for name in dict.fromkeys([now.accuracy, colour]) if name and name in table.columns and name != "epoch"
+    ]
+    texts = np.array(hover_texts(table, said), dtype=object)[shown.rows]
+    if shown.layer_names is not None:
+        points["layer_name"] = shown.layer_names
+        texts = np.array(
+            [f"{text}<br>layer {in_plot(name)}" for text, name in zip(texts, shown.layer_names, strict=True)],
+            dtype=object,
+        )
+    points["hover"] = texts
+    if colour in table.columns:
+        points[colour] = table[colour].to_numpy()[shown.rows]
+    return points
+
+
+def _trajectories(points: pd.DataFrame, table: pd.DataFrame, chosen: set[int]) -> list[np.ndarray[Any, Any]]:
+    """The paths of the selected models over their epochs."""
+    models = table["model"].iloc[sorted(chosen)].unique()[:_MOST_TRAJECTORIES]
+    named = points.assign(
+        model=table["model"].to_numpy()[points["row"]], epoch=table["epoch"].to_numpy()[points["row"]]
+    )
+    named = named[named["model"].isin(models)].sort_values("epoch")
+    return [part[["x", "y"]].to_numpy(np.float32) for _, part in named.groupby(["model", "layer"], sort=False)]
+
+
+def _on_gesture(chart: str) -> None:
+    """Take over what was drawn around or clicked; the chart shows it already, so it is not drawn anew."""
+    event = st.session_state.get(chart) or {}
+    points = (event.get("selection") or {}).get("points") or []
+    rows = {int(point["customdata"]) for point in points if point.get("customdata") is not None}
+    state.select(rows, redraw=False)
+
+
+def _map(now: Current, drawn: Atlas, search: str) -> None:
+    colour = st.session_state[state.COLOUR]
+    shown = _shown_rows(now.zoo.table)
+    points = _points(now, drawn, colour)
+    points = points[shown[points["row"]] & np.isfinite(points["x"])].reset_index(drop=True)
+    gesture, trajectories, spacer = st.columns([1.6, 1.2, 2], vertical_alignment="center")
+    state.keep_valid(state.GESTURE, GESTURES)
+    gesture.segmented_control(
+        "Select by",
+        GESTURES,
+        key=state.GESTURE,
+        required=True,
+        label_visibility="collapsed",
+        persist_state="session",
+        on_change=state.redraw_map,
+        help="Lasso and box: draw around points. Click: one point, with Shift several.",
+    )
+    with_paths = trajectories.toggle(
+        "Paths over epochs",
+        key="paths",
+        persist_state="session",
+        on_change=state.redraw_map,
+        help="Join the epochs of each selected model.",
+    )
+    mask = now.zoo.table["model"].str.contains(search, case=False, regex=False).to_numpy()
+    found = np.flatnonzero(mask & shown).tolist() if search else []
+    if search:
+        spacer.button(
+            f"Select {len(found)} found" if found else "No model id contains that",
+            disabled=not found,
+            key="select-found",
+            on_click=state.select,
+            args=(found,),
+            icon=":material/search:",
+            type="tertiary",
+        )
+    # What the chart itself selected is not drawn into it again: see state.select.
+    seed = set(st.session_state.setdefault("map_seed", now.selected)) & set(now.selected)
+    projection = drawn.projection
+    name = projection.method.upper()
+    axes = (f"{name} 1 (no unit)", f"{name} 2 (no unit)")
+    if projection.explained is not None:
+        first, second = (f"{100 * share:.3g} % of variance" for share in projection.explained)
+        axes = (f"PC 1 ({first})", f"PC 2 ({second})")
+    figure = map_figure(
+        points,
+        colour,
+        numeric=colour != "layer_name" and now.zoo.kind(colour) == "numeric",
+        axes=axes,
+        colours=palette(),
+        chosen=seed,
+        dragmode=_DRAGGING[st.session_state[state.GESTURE]],
+        pinned=now.pinned,
+        found=found,
+        trajectories=_trajectories(points, now.zoo.table, set(now.selected)) if with_paths and now.selected else [],
+    )
+    chart = f"map-{st.session_state.get('map_drawing', 0)}"
+    st.plotly_chart(
+        figure,
+        key=chart,
+        on_select=lambda: _on_gesture(chart),
+        selection_mode=_SELECTING[st.session_state[state.GESTURE]],
+        config=config_of(f"{now.zoo.name}-map"),
+        alt=f"Map of {len(points)} points coloured by {short_label(colour)}",
+    )
+    caption = _caption(now, projection, len(points))
+    caption_and_downloads(figure, f"{now.zoo.name}-map", caption)
+
+
+def _caption(now: Current, projection: Projection, n_points: int) -> str:
+    splits = ", ".join(f"{name} {count}" for name, count in now.zoo.table["split"].value_counts(sort=False).items())
+    parts = [
+        now.scope,
+        f"{n_points} points shown",
+        f"{projection.method.upper()}, {projection.n_neighbors} neighbours"
+        if projection.method == "umap"
+        else "PCA",
+        f"seed {projection.seed}",
+        f"trustworthiness {three(projection.trustworthiness)} (of {projection.trustworthiness_n})",
+        f"split: {splits}",
+        f"encoder {now.encoder}",
+    ]
+    return " · ".join(parts + ([projection.note] if projection.note else []))
+
+
+def main() -> None:
+    now = current()
+    if now is None:
+        return
+    search = _controls(now)
+    known = embedded(now)
+    if known is None:
+        return
+    level: Level = "layers" if st.session_state[state.LEVEL] == "Layers" else "models"
+    found = atlas(known, level, st.session_state[state.METHOD].lower())
+    left, right = st.columns([2.3, 1], gap="medium")
+    with left:
+        _map(now, found, search)
+    with right:
+        selection_panel(now)
+
+
+with page("Explore"):
+    main()

@@ -1,0 +1,303 @@
+"""Inspect: drop checkpoints, see what is in them, their layer curves, and where they fall on the map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.components import state
+from pages.components.charts import map_figure
+from pages.components.current import Current, current, embedded
+from pages.components.errors import explain, show_failure, show_refusal
+from pages.components.hover import hover_texts
+from pages.components.identity import identity_card
+from pages.components.inspection import (
+    Inspected,
+    drop,
+    embed_model,
+    files,
+    placement,
+    problems,
+    read,
+    spectral,
+    take,
+)
+from pages.components.labels import in_plot, short_label
+from pages.components.layer_charts import Curve, bands
+from pages.components.layer_views import KINDS, curve_pair, feature_pickers, layer_table
+from pages.components.library import sane_layers
+from pages.components.navigation import page
+from pages.components.palette import palette
+from pages.components.show import inert, show_caption, show_figure, show_table, three
+from pages.components.sidebar import UPLOAD_LIMIT_MB
+from pages.components.working import working
+from sane_engine.demo import Precomputed
+from sane_engine.progress import Progress
+from sane_engine.projection import Placement
+
+
+def _intake(now: Current | None) -> list[Inspected]:
+    """The drop area, the files with their errors, and a model of the zoo; returns the networks to look at."""
+    left, right = st.columns([2, 1], gap="medium", vertical_alignment="top")
+    with left:
+        uploads = st.file_uploader(
+            "Drop one or several checkpoints",
+            accept_multiple_files=True,
+            key="checkpoints",
+            max_upload_size=UPLOAD_LIMIT_MB,
+            help="safetensors, PyTorch files, .npz, or a zip of these. Nothing in them is executed.",
+        )
+    # An upload seen before is not taken again: the user may have removed it from the list below.
+    seen: set[str] = st.session_state.setdefault("uploads-seen", set())
+    for upload in uploads or []:
+        if upload.file_id not in seen:
+            seen.add(upload.file_id)
+            take(upload.name, upload.getvalue())
+    models: list[Inspected] = []
+    with right:
+        models += _model_of_the_zoo(now)
+    _read_all()
+    for digest, file in list(files().items()):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            if file.refusal is not None:
+                show_refusal(file.refusal, file.name)
+            else:
+                st.text(file.name)
+                models += file.models
+            st.button(
+                "Remove",
+                key=f"remove-{digest}",
+                on_click=drop,
+                args=(digest,),
+                icon=":material/close:",
+                type="tertiary",
+            )
+    return models
+
+
+def _read_all() -> None:
+    waiting = [(digest, file) for digest, file in files().items() if file.content is not None]
+    if not waiting:
+        return
+    with working("Reading the files") as progress:
+        for i, (digest, file) in enumerate(waiting):
+            progress(i, len(waiting), file.name)
+            try:
+                read(digest, file)
+            except (OSError, ValueError, RuntimeError, MemoryError) as error:
+                drop(digest)
+                show_failure(error, f"reading {file.name}")
+
+
+def _model_of_the_zoo(now: Current | None) -> list[Inspected]:
+    if now is None:
+        return []
+    rows = range(len(now.zoo.table))
+    remembered = st.session_state.get(state.OPENED_MODEL)
+    names = [None, *rows]
+    if isinstance(remembered, str):
+        st.session_state[state.OPENED_MODEL] = int(remembered) if remembered.isdecimal() else None
+    state.keep_valid(state.OPENED_MODEL, names)
+    row = st.selectbox(
+        "or open a model of the zoo",
+        names,
+        key=state.OPENED_MODEL,
+        persist_state="session",
+        format_func=lambda row: "none" if row is None else inert(now.name_of(row)),
+    )
+    if row is None:
+        return []
+    cache: dict[str, Inspected] = st.session_state.setdefault("zoo-models", {})
+    key = f"{now.zoo.digest[:16]}-{row}"
+    if key not in cache:
+        cache.clear()
+        cache[key] = Inspected(key, now.name_of(row), now.zoo.tensors(row))
+    return [cache[key]]
+
+
+def _curves(
+    models: list[Inspected], now: Current | None, known: Precomputed | None
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """Compute and draw both views of all networks; returns their tables by model and kind."""
+    st.subheader("Layer curves", anchor=False)
+    features = feature_pickers()
+    tables: dict[str, dict[str, pd.DataFrame]] = {model.name: {} for model in models}
+    with working("Looking at the layers") as progress:
+        for i, model in enumerate(models):
+
+            def report(done: int, total: int, message: str, /, i: int = i, name: str = model.name) -> None:
+                progress(int(1000 * (i + done / max(total, 1))), 1000 * len(models), f"{name}: {message}")
+
+            report(0, 1, "WeightWatcher")
+            tables[model.name] |= _views(model, now if known is not None else None, report)
+    for model in models:
+        for refusal in problems(model):
+            show_refusal(refusal, model.name)
+    curves = {kind: [Curve(name, views[kind]) for name, views in tables.items() if kind in views] for kind in KINDS}
+    band: dict[str, pd.DataFrame | None] = {}
+    caption = f"n = {len(models)} network{'' if len(models) == 1 else 's'}"
+    if now is not None and known is not None:
+        axes = {tuple(view["name"]) for views in tables.values() for view in views.values()}
+        zoo_axis = known.embeddings.names_of(0)
+        if axes == {zoo_axis}:
+            last = now.zoo.table.index[now.zoo.table["epoch"] == now.zoo.table["epoch"].max()]
+            known_tables = (known.weightwatcher, sane_layers(known))
+            for kind, whole, item in zip(KINDS, known_tables, features, strict=True):
+                band[kind] = bands(whole[whole["row"].isin(last)], item.name)
+            caption += f" · band: last epoch of {now.zoo.name}, all splits"
+        else:
+            caption += f" · no band: other layers than {now.zoo.name}"
+        caption += f" · encoder {now.encoder}"
+    curve_pair(curves, features, band, name="inspect", caption=caption)
+    return tables
+
+
+def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[str, pd.DataFrame]:
+    """The layer tables of one network by kind; what fails is said, and the rest is shown."""
+    views: dict[str, pd.DataFrame] = {}
+    try:
+        views["weightwatcher"] = spectral(model, progress)
+        views["statistics"] = model.layers["statistics"]
+    except (ValueError, RuntimeError, OSError) as error:
+        show_failure(error, f"looking at the spectra of {model.name}")
+    if now is not None:
+        try:
+            found = embed_model(model, now, progress)
+        except (ValueError, RuntimeError, OSError) as error:
+            show_failure(error, f"embedding {model.name}")
+        else:
+            views |= {} if found is None else {"sane": found}
+    return {kind: views[kind] for kind in (*KINDS, "statistics") if kind in views}
+
+
+def _where(models: list[Inspected], now: Current, known: Precomputed) -> None:
+    st.subheader("On the map", anchor=False)
+    found = placement(models, now)
+    if found is None:
+        explain("None of these networks could be embedded, so none is on the map.", "The reason stands above.")
+        return
+    placed, where = found
+    left, right = st.columns([1.6, 1], gap="medium")
+    with left:
+        _map(placed, where, now, known)
+    with right:
+        for i, model in enumerate(placed):
+            _verdict(model, where, i, now, known)
+
+
+def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomputed) -> None:
+    projection = known.projections["models", "umap"]
+    colour = now.accuracy or "epoch"
+    table = now.zoo.table
+    points = pd.DataFrame(
+        {
+            "x": projection.coordinates[:, 0],
+            "y": projection.coordinates[:, 1],
+            "row": np.arange(len(table)),
+            "layer": -1,
+            "hover": hover_texts(table, [colour] if colour != "epoch" else []),
+            colour: table[colour].to_numpy(),
+        }
+    )
+    colours = palette()
+    figure = map_figure(
+        points,
+        colour,
+        numeric=now.zoo.kind(colour) == "numeric",
+        axes=("UMAP 1 (no unit)", "UMAP 2 (no unit)"),
+        colours=colours,
+        chosen=set(),
+        dragmode="pan",
+        height=460,
+    )
+    for i, model in enumerate(placed):
+        x, y = (float(value) for value in where.coordinates[i])
+        figure.add_scattergl(
+            x=[x],
+            y=[y],
+            mode="markers+text",
+            text=[in_plot(model.name)],
+            textposition=("top center", "bottom center")[i % 2],
+            name=in_plot(model.name),
+            showlegend=False,
+            textfont={"color": colours.text},
+            marker={
+                "symbol": "star",
+                "size": 17,
+                "color": colours.category(i),
+                "line": {"width": 1.5, "color": colours.text},
+            },
+            hovertemplate=f"{in_plot(model.name)}<extra></extra>",
+        )
+    show_figure(
+        figure,
+        "inspect-map",
+        f"{now.scope}, all splits · {len(placed)} placed among the {where.neighbours.shape[1]} nearest in the "
+        f"embedding space · {projection.method.upper()}, seed {projection.seed} · "
+        f"trustworthiness {three(projection.trustworthiness)}",
+        alt=f"Map of the zoo with {len(placed)} networks placed on it",
+    )
+
+
+def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Precomputed) -> None:
+    st.text(model.name)
+    ratio = float(where.ratio[i])
+    notes = model.notes.get(str(known.record["encoder_digest"]), ())
+    if where.outside[i]:
+        st.warning(
+            inert(
+                f"Outside what this zoo knows: its nearest model is {three(ratio)} times as far as the zoo's own "
+                "models are from theirs (95th percentile). Its place on the map says little."
+            ),
+            icon=":material/travel_explore:",
+        )
+    elif notes:
+        show_caption(
+            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest "
+            "distances), but of another architecture: read its place with care."
+        )
+    else:
+        show_caption(f"Inside the zoo: {three(ratio)} of the 95th percentile of the zoo's own nearest distances.")
+    for note in notes:
+        said = note.removeprefix("1 of 1 models: ")
+        show_caption(said[:1].upper() + said[1:])
+    rows = where.neighbours[i]
+    nearest = now.zoo.table.iloc[rows][["model", "epoch"]].copy()
+    if now.accuracy is not None:
+        nearest[short_label(now.accuracy)] = now.zoo.table[now.accuracy].iloc[rows].to_numpy()
+    nearest.insert(0, "distance (sd)", where.distances[i])
+    show_table(nearest, f"nearest-{model.key}")
+
+
+def _tell_apart(models: list[Inspected]) -> None:
+    """Two files may have the same name; curves and tables need different ones."""
+    names: set[str] = set()
+    for model in models:
+        if model.name in names:
+            model.name = f"{model.name} ({model.key[:6]})"
+        names.add(model.name)
+
+
+def main() -> None:
+    now = current()
+    models = _intake(now)
+    if not models:
+        if not files():
+            explain("Nothing to inspect yet.", "Drop a checkpoint above, or open a model of the zoo.")
+        return
+    _tell_apart(models)
+    tabs = st.tabs([inert(model.name) for model in models])
+    for tab, model in zip(tabs, models, strict=True):
+        with tab:
+            identity_card(model)
+    known = embedded(now) if now is not None else None
+    tables = _curves(models, now, known)
+    if now is not None and known is not None:
+        _where(models, now, known)
+    st.subheader("Layers", anchor=False)
+    layer_table(tables, "inspect")
+
+
+with page("Inspect"):
+    main()

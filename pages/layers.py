@@ -1,0 +1,116 @@
+"""Layers: WeightWatcher on the left, SANE on the right, the same layer axis, the zoo behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.components.current import Current, current, embedded
+from pages.components.labels import short_label
+from pages.components.layer_charts import Curve, bands
+from pages.components.layer_views import curve_pair, feature_pickers, layer_table
+from pages.components.library import sane_layers, spectra
+from pages.components.navigation import page
+from pages.components.show import inert, show_caption
+from pages.components.working import working
+from sane_engine.demo import Precomputed
+
+_MOST_MODELS = 8
+
+
+def _chosen_rows(now: Current) -> tuple[list[int], str]:
+    """Rows to draw and a word on why: pinned, selected and added ones, or three examples."""
+    added = [row for row in st.session_state.get("layer-models", []) if row < len(now.zoo.table)]
+    pinned = [now.pinned] if now.pinned is not None else []
+    first = list(dict.fromkeys([*pinned, *added]))
+    others = [row for row in now.selected if row not in first]
+    room = max(_MOST_MODELS - len(first), 0)
+    if first or others:
+        said = ""
+        if len(others) > room:
+            said = f"{len(first) + room} of {len(first) + len(others)} chosen checkpoints"
+            if now.accuracy is not None:
+                # Neighbouring rows are epochs of one model; these are spread over what the selection holds.
+                values = now.zoo.table[now.accuracy].iloc[others].to_numpy(dtype=float, na_value=np.nan)
+                others = [others[i] for i in np.argsort(values)]
+                said += f", evenly spaced by {short_label(now.accuracy)}"
+            others = [others[round(i)] for i in np.linspace(0, len(others) - 1, room)] if room else []
+        return [*first, *others], said
+    table = now.zoo.table
+    last = table[table["epoch"] == table["epoch"].max()]
+    if now.accuracy is None:
+        return [int(last.index[0])], "the first checkpoint, as an example"
+    order = last[now.accuracy].astype(float).sort_values().index
+    rows = [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
+    return list(
+        dict.fromkeys(rows)
+    ), "best, median and worst of the last epoch, as an example: select models on Explore"
+
+
+def _band_rows(table: pd.DataFrame, choice: str) -> np.ndarray:
+    if choice == "All epochs":
+        return np.arange(len(table))
+    epoch = table["epoch"].max() if choice == "Last epoch" else int(choice.removeprefix("Epoch "))
+    return np.flatnonzero(table["epoch"] == epoch)
+
+
+def main() -> None:
+    now = current()
+    if now is None:
+        return
+    table = now.zoo.table
+    models, behind = st.columns([3, 1], vertical_alignment="bottom")
+    models.multiselect(
+        "Add checkpoints",
+        range(len(table)),
+        format_func=lambda row: inert(now.name_of(row)),
+        key="layer-models",
+        persist_state="session",
+        placeholder="to the selected and pinned ones",
+        max_selections=_MOST_MODELS,
+    )
+    epochs = ["Last epoch", "All epochs", *(f"Epoch {epoch}" for epoch in sorted(table["epoch"].unique()))]
+    choice = behind.selectbox("Zoo band", epochs, key="band", persist_state="session")
+    rows, why = _chosen_rows(now)
+    if why:
+        show_caption(f"Shown: {why}.")
+    known = embedded(now)
+    features = feature_pickers()
+    left = _spectral(now, known, rows)
+    views: dict[str, pd.DataFrame] = {"weightwatcher": left}
+    if known is not None:
+        views["sane"] = sane_layers(known)
+    curves = {
+        kind: [Curve(now.name_of(row), view[view["row"] == row], pinned=row == now.pinned) for row in rows]
+        for kind, view in views.items()
+    }
+    behind_rows = _band_rows(table, choice)
+    band: dict[str, pd.DataFrame | None] = {}
+    if known is not None:
+        whole = {"weightwatcher": known.weightwatcher, "sane": views["sane"]}
+        for (kind, view), item in zip(whole.items(), features, strict=True):
+            band[kind] = bands(view[view["row"].isin(behind_rows)], item.name)
+    caption = f"{now.scope} · band: {choice.lower()}, all splits · encoder {now.encoder}"
+    curve_pair(curves, features, band, name=now.zoo.name, caption=caption)
+    st.subheader("Layers", anchor=False)
+    tables = {
+        now.name_of(row): {kind: group[i].table for kind, group in curves.items()} for i, row in enumerate(rows)
+    }
+    layer_table(tables, now.zoo.name)
+
+
+def _spectral(now: Current, known: Precomputed | None, rows: list[int]) -> pd.DataFrame:
+    """WeightWatcher's table for these rows: what is kept for the zoo, and the rest computed now."""
+    here = known.weightwatcher if known is not None else pd.DataFrame({"row": []})
+    part = here[here["row"].isin(rows)]
+    missing = [row for row in rows if row not in set(part["row"])]
+    if not missing:
+        return part
+    with working("WeightWatcher") as progress:
+        computed = spectra(now.key, missing, progress=progress)
+    return pd.concat([part, computed], ignore_index=True) if len(part) else computed
+
+
+with page("Layers"):
+    main()

@@ -1,0 +1,44 @@
+"""What a command writes: where it may, and the line that makes it again."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from sane_engine.checkpoint import Refusal
+
+
+def replaceable(folder: Path, marker: str) -> Path:
+    """A folder that may be written as a whole, checked before hours of work and not after.
+
+    Args:
+        folder: The place.
+        marker: File that every folder of this kind has; one that has it is replaced.
+
+    Raises:
+        Refusal: Something else lies there (``out-occupied``); it is not deleted for a typing error.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
+        raise Refusal(
+            "out-occupied", f"{folder} exists and has no {marker}, so it is not replaced.", "Give another folder."
+        )
+    return folder
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """The command as it was given, for the record beside what it made.
+
+    A path below the current folder is kept, one elsewhere is cut to its last part: the record travels with the
+    files and must not tell of the machine.
+    """
+    words = ["python", "-m", "sane_engine", arguments.command]
+    for name, value in vars(arguments).items():
+        if name in {"command", "run", "json", "quiet", "folder"} or value is None or value is False:
+            continue
+        if isinstance(value, Path) or name in {"zoo", "encoder"}:
+            path = Path(value)
+            value = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+        flag = [] if name == "zoo" else [f"--{name.replace('_', '-')}"]
+        words += flag if value is True else [*flag, str(value)]
+    return shlex.join(words)

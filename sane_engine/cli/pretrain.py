@@ -1,0 +1,72 @@
+"""``pretrain``: train a SANE autoencoder on a zoo."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from sane_engine.cli.console import Console
+from sane_engine.cli.embed import DEFAULT_ZOO
+from sane_engine.cli.output import command_line, replaceable
+from sane_engine.revision import commit
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "pretrain",
+        help="train a SANE autoencoder on a zoo",
+        description="Train a SANE autoencoder on the training split of a zoo and save it as a folder.",
+    )
+    parser.add_argument(
+        "zoo", nargs="?", default=DEFAULT_ZOO, metavar="ZOO", help="path or embedded name (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON with fields of SaneConfig; others keep defaults"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the encoder")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="STATE",
+        help="keep the state here; the same command goes on where it stopped",
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda … (default: cuda where there is one)")
+    parser.add_argument("--seed", type=int, metavar="N", help="use this seed instead of the config's")
+    return parser
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Train, save, and say what came out."""
+    from sane_engine.sane import SaneConfig, pretrain
+    from sane_engine.sane.scorecard import scorecard
+    from sane_engine.zoo import load_zoo
+
+    replaceable(arguments.out, "encoder.json")
+    config = SaneConfig() if arguments.config is None else SaneConfig.from_file(arguments.config)
+    if arguments.seed is not None:
+        config = dataclasses.replace(config, seed=arguments.seed)
+    zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
+    encoder = pretrain(
+        zoo,
+        config,
+        folder=arguments.folder,
+        device=arguments.device,
+        progress=console.progress,
+        cancelled=console.cancelled,
+    )
+    metrics = scorecard(encoder, zoo, progress=console.progress, cancelled=console.cancelled)
+    encoder.provenance.update(command=command_line(arguments), commit=commit(), metrics=metrics)
+    encoder.save(arguments.out)
+    console.emit(
+        {
+            "encoder": str(arguments.out),
+            "digest": encoder.digest,
+            "zoo": zoo.name,
+            "zoo_digest": zoo.digest,
+            "config": config.to_json(),
+            "provenance": encoder.provenance,
+        }
+    )
+    return 0

@@ -1,0 +1,180 @@
+"""Views of a minibatch: what the encoder is shown, and what it is asked to reconstruct.
+
+An augmentation maps a view to a view. One that *corrupts* (noise, erasing) changes the tokens and leaves the
+target: the clean weights are reconstructed. One that *transforms* (window, mixing; a permutation of the channels,
+when it comes) changes tokens and target alike. On a zoo whose models share one initialisation, permuting
+is wrong: channel 3 of one model *is* channel 3 of the next.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sane_engine.sane.config import SaneConfig
+
+
+@dataclass(frozen=True)
+class View:
+    """A minibatch on its way into the encoder.
+
+    Attributes:
+        tokens: What the encoder is shown, standardised: ``[b, n, d]``.
+        target: What it is to reconstruct: ``[b, n, d]``.
+        mask: True entries: ``[b, n, d]``.
+        weight: How much each entry counts in the reconstruction loss: ``[b, n, d]``, 0 at padding.
+        positions: ``[b, n, 3]``.
+    """
+
+    tokens: Tensor
+    target: Tensor
+    mask: Tensor
+    weight: Tensor
+    positions: Tensor
+
+
+class Augmentation(Protocol):
+    """Maps a view to a view, drawing only from the generator it is given."""
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """A new view; the one passed in is not changed."""
+
+
+@dataclass(frozen=True)
+class RandomWindow:
+    """A window of ``size`` tokens at a place of each model's own, where the sequence is longer than that."""
+
+    size: int
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Cut tokens, target, mask, weight and positions alike."""
+        b, n, _ = view.tokens.shape
+        if n <= self.size:
+            return view
+        # Starts reach half a window beyond either end and are pushed back: otherwise the first and the last
+        # tokens would be in almost no window.
+        reach = self.size // 2
+        start = torch.randint(-reach, n - self.size + reach + 1, (b, 1), generator=generator).clamp(
+            0, n - self.size
+        )
+        index = (start + torch.arange(self.size))[..., None]
+
+        def cut(x: Tensor) -> Tensor:
+            return x.gather(1, index.expand(-1, -1, x.shape[-1]))
+
+        return View(cut(view.tokens), cut(view.target), cut(view.mask), cut(view.weight), cut(view.positions))
+
+
+@dataclass(frozen=True)
+class MultiplicativeNoise:
+    """Every weight times ``1 + std·ε``, ε standard normal."""
+
+    std: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Corrupt the tokens; the target stays clean."""
+        noise = torch.randn(view.tokens.shape, generator=generator)
+        return replace(view, tokens=view.tokens * (1.0 + self.std * noise))
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """A rectangle of tokens × entries set to zero (Zhong et al. 2017, arXiv:1708.04896, on weights).
+
+    Attributes:
+        probability: Share of the models it happens to.
+        fraction: Largest share of the tokens, and of their entries, that the rectangle spans.
+    """
+
+    probability: float
+    fraction: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Corrupt the tokens; the target stays clean."""
+        b, n, d = view.tokens.shape
+        draw = torch.rand(5, b, 1, generator=generator)
+
+        def span(length: int, size: Tensor, place: Tensor) -> Tensor:
+            extent = size * self.fraction * length
+            first = place * (length - extent)
+            index = torch.arange(length)
+            return (index >= first) & (index < first + extent)
+
+        hit = draw[0] < self.probability
+        rows, columns = span(n, draw[1], draw[2]) & hit, span(d, draw[3], draw[4])
+        return replace(view, tokens=view.tokens.masked_fill(rows[:, :, None] & columns[:, None, :], 0.0))
+
+
+@dataclass(frozen=True)
+class TokenMixing:
+    """Every token turned towards the same token of another model of the minibatch, by an angle of its own.
+
+    Independently initialised models are few samples of a large space, and an autoencoder soon knows them by heart:
+    its reconstruction of unseen models then falls below that of principal components. Mixtures fill the space
+    between. A rotation, unlike an average, keeps the variance of standardised independent tokens.
+
+    Attributes:
+        extent: Largest angle in quarter turns, 0 to 1.
+    """
+
+    extent: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Change tokens and target alike."""
+        b, n, _ = view.tokens.shape
+        partner = torch.randint(b, (b, n), generator=generator)
+        angle = torch.rand(b, n, 1, generator=generator) * (self.extent * math.pi / 2)
+
+        def mix(x: Tensor) -> Tensor:
+            return x * angle.cos() + x[partner, torch.arange(n)] * angle.sin()
+
+        return replace(view, tokens=mix(view.tokens), target=mix(view.target))
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Gaussian noise on every true entry, in what is shown and in what is to be reconstructed.
+
+    Keeps the principal directions of the tokens and makes as many different ones as there are steps.
+
+    Attributes:
+        std: Standard deviation, in that of the standardised weights.
+    """
+
+    std: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Change tokens and target alike."""
+        noise = self.std * torch.randn(view.tokens.shape, generator=generator) * view.mask
+        return replace(view, tokens=view.tokens + noise, target=view.target + noise)
+
+
+def transformations(config: SaneConfig) -> tuple[Augmentation, ...]:
+    """The augmentations that make other models of the minibatch's: target included, shared by both views."""
+    chosen: list[Augmentation] = []
+    if config.mixing > 0:
+        chosen.append(TokenMixing(config.mixing))
+    if config.jitter > 0:
+        chosen.append(Jitter(config.jitter))
+    return (*chosen, RandomWindow(config.window))
+
+
+def corruptions(config: SaneConfig) -> tuple[Augmentation, ...]:
+    """The augmentations that each of the two views gets on its own; the target stays clean."""
+    chosen: list[Augmentation] = []
+    if config.noise > 0:
+        chosen.append(MultiplicativeNoise(config.noise))
+    if config.erase_probability > 0:
+        chosen.append(RandomErasing(config.erase_probability, config.erase_fraction))
+    return tuple(chosen)
+
+
+def augment(view: View, augmentations: tuple[Augmentation, ...], generator: torch.Generator) -> View:
+    """Apply the augmentations one after another."""
+    for augmentation in augmentations:
+        view = augmentation(view, generator)
+    return view

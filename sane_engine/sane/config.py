@@ -1,0 +1,141 @@
+"""What an autoencoder is built from and how it is trained, as one value that goes to JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+LossNormalisation = Literal["entry", "token", "layer"]
+
+
+@dataclass(frozen=True)
+class SaneConfig:
+    """Shape of the autoencoder and the course of its training.
+
+    Attributes:
+        token_size: Width of a token in weights; wider rows are split, narrower ones padded.
+        latent: Width of a token's latent.
+        d_model: Width of the residual stream; a multiple of ``heads``.
+        layers: Transformer blocks in the encoder, and again in the decoder.
+        heads: Attention heads a block.
+        feedforward: Hidden width of a block's multilayer perceptron.
+        window: Tokens seen at once, in training and when embedding.
+        halo: Tokens of context on either side of what a window keeps, when embedding sequences longer than
+            ``window``; ``None`` is a tenth of the window, which costs at most 1.25 times the tokens.
+        dropout: Share of activations dropped in training.
+        position_features: Frequencies a position coordinate is expanded into, a sine and a cosine for each.
+        max_wavelength: Longest of their wavelengths, in positions.
+        projection: Width of the vectors that the contrastive loss compares.
+        gamma: Share of the contrastive loss, 0 to 1; 0 leaves it out and halves the work of a step.
+        temperature: Temperature of the contrastive loss.
+        loss_normalisation: What counts the same in the reconstruction loss: every weight (``"entry"``), every
+            token (``"token"``), or every layer (``"layer"``).
+        noise: Standard deviation of the multiplicative noise of a view; 0 is none.
+        mixing: Largest angle, in quarter turns, by which a token is mixed with that of another model, in what is
+            shown and what is to be reconstructed; 0 is none. For zoos of independent initialisations.
+        jitter: Standard deviation of noise added to what is shown and what is to be reconstructed alike; 0 is none.
+            Where models are few, it keeps the autoencoder from knowing them by heart.
+        erase_probability: Share of the views of which a rectangle (tokens × entries) is set to zero.
+        erase_fraction: Largest share of a view's tokens, and of their entries, in that rectangle.
+        steps: Optimiser steps.
+        batch_size: Checkpoints a step.
+        learning_rate: Peak of the one-cycle schedule.
+        warm_up: Share of the steps in which the learning rate rises.
+        weight_decay: Decoupled weight decay of AdamW, on matrices only.
+        clip_norm: Largest norm of the gradient.
+        seed: Fixes the initial weights, the order of the batches and every augmentation.
+    """
+
+    token_size: int = 37
+    latent: int = 24
+    d_model: int = 96
+    layers: int = 2
+    heads: int = 4
+    feedforward: int = 384
+    window: int = 64
+    halo: int | None = None
+    dropout: float = 0.0
+    position_features: int = 16
+    max_wavelength: float = 40_000.0
+    projection: int = 32
+    gamma: float = 0.05
+    temperature: float = 0.1
+    loss_normalisation: LossNormalisation = "token"
+    noise: float = 0.05
+    mixing: float = 0.0
+    jitter: float = 0.0
+    erase_probability: float = 0.0
+    erase_fraction: float = 0.3
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    warm_up: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "token_size", "latent", "d_model", "layers", "heads", "feedforward", "window", "position_features",
+            "projection", "steps", "batch_size",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model is {self.d_model}; it must be a multiple of heads ({self.heads})")
+        if self.halo is not None and not 0 <= 2 * self.halo < self.window:
+            raise ValueError(f"halo is {self.halo}; it must be 0 or more, less than half of window ({self.window})")
+        for name in ("gamma", "mixing", "erase_probability", "erase_fraction", "warm_up"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and less than 1")
+        for name in ("temperature", "learning_rate", "clip_norm", "max_wavelength"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive")
+        for name in ("noise", "jitter", "weight_decay"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
+        if self.loss_normalisation not in get_args(LossNormalisation):
+            options = ", ".join(get_args(LossNormalisation))
+            raise ValueError(f"loss_normalisation is {self.loss_normalisation!r}; it must be one of {options}")
+        if self.gamma > 0.0 and self.batch_size < 2:
+            raise ValueError("batch_size is 1; the contrastive loss needs at least 2, or gamma 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """The config as plain values, every field named."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SaneConfig:
+        """A config from plain values; fields that are left out keep their defaults.
+
+        Raises:
+            ValueError: A field is unknown, or a value is out of its range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"unknown in a SANE config: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> SaneConfig:
+        """A config from a JSON file.
+
+        Raises:
+            ValueError: The file holds no JSON object, or no config.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{Path(path).name} is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{Path(path).name} holds no JSON object")
+        return cls.from_json(values)

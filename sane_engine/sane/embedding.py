@@ -1,0 +1,256 @@
+"""Models in, embeddings out: any architecture, any length, any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.sane.embeddings import Embeddings
+from sane_engine.sane.model import Sane
+from sane_engine.sane.pooling import Pooled, Selection, pool, select_tokens
+from sane_engine.sane.training_set import Rows, chunk_length
+from sane_engine.sane.windows import map_windows, plan_windows
+from sane_engine.tokens import Layout, TokenBatch, layout_of, tokenize_batch
+
+if TYPE_CHECKING:
+    from sane_engine.zoo import Zoo
+
+    Models = Zoo | TokenBatch | Sequence[Mapping[str, Tensor]] | Mapping[str, Tensor]
+
+TICKS = 100
+"""Progress counts this many ticks a model, so that one huge model moves it too."""
+
+
+def embed(
+    encoder: Sane,
+    models: Models,
+    *,
+    keep_tokens: bool = False,
+    batch_size: int = 64,
+    window: int | None = None,
+    halo: int | None = None,
+    max_tokens_per_layer: int | None = None,
+    progress: Progress = no_progress,
+    cancelled: CancelCheck | None = None,
+) -> Embeddings:
+    """Embed models with an encoder.
+
+    Sequences longer than a window go through several, each with a halo of context (see ``windows.py``).
+    Of a layout the encoder was not trained on, tensors are standardised by their own mean and standard deviation,
+    and positions are rescaled (:func:`rescaled_positions`); ``notes`` says for how many models that was so.
+
+    Args:
+        encoder: What :func:`pretrain` or :func:`load_encoder` gave.
+        models: A zoo, a token batch, several state dicts, or a single one.
+        keep_tokens: Keep the latent of every token too; the models must share a layout.
+        batch_size: Windows encoded at once. The result does not depend on it.
+        window: Tokens encoded at once; by default the encoder's.
+        halo: Tokens of context on either side of a window; by default the encoder's, or a tenth of the window.
+        max_tokens_per_layer: Of larger layers, encode this many tokens, evenly spaced; ``notes`` says so.
+        progress: Called with the work done and the work in all, in parts of a model.
+        cancelled: Asked between batches.
+
+    Raises:
+        Cancelled: ``cancelled()`` answered true.
+        Refusal: There are no models (``no-models``), or a weight is infinite or not a number
+            (``non-finite-weights``).
+        ValueError: ``keep_tokens`` with models of several layouts.
+    """
+    config = encoder.config
+    window = config.window if window is None else window
+    halo = config.halo if halo is None and window == config.window else halo
+    total, zoo_digest, batches = _batches(models, config.token_size)
+    pooled: dict[int, Pooled] = {}
+    layouts: dict[int, Layout] = {}
+    kept: dict[int, Tensor] = {}
+    notes: dict[str, int] = {}
+    done = 0
+    for rows, batch in batches:
+        _refuse_non_finite(rows, batch)
+        selection = select_tokens(batch.layout, max_tokens_per_layer)
+        ticks, of = done * TICKS, len(rows) * len(selection.index)
+
+        def between(tokens: int, ticks: int = ticks, share: float = len(rows) * TICKS / of) -> None:
+            stop_if(cancelled)
+            progress(ticks + int(tokens * share), total * TICKS, "embedding")
+
+        latents = _encode(encoder, batch, selection, window, halo, batch_size, between)
+        means_and_stds = pool(latents, selection)
+        for i, row in enumerate(rows.tolist()):
+            pooled[row], layouts[row] = means_and_stds[i], batch.layout
+            if keep_tokens:
+                kept[row] = latents[i]
+        _take_note(notes, encoder, batch.layout, selection, len(rows))
+        done += len(rows)
+        progress(done * TICKS, total * TICKS, "embedding")
+    return _collect(encoder, zoo_digest, pooled, layouts, kept, notes)
+
+
+def rescaled_positions(positions: Tensor, position_range: tuple[float, float, float]) -> Tensor:
+    """Positions of a foreign network, in the range that an encoder was trained on.
+
+    The place in the sequence and the layer become relative depths: first stays first, last becomes the last trained
+    on, linear between. The place within a layer is compressed, likewise linearly, only in layers that are larger
+    than the largest trained on: channel 3 of a small layer stays channel 3.
+
+    Args:
+        positions: Integers ``[n, 3]``: in the sequence, layer, within the layer.
+        position_range: The largest of each in training.
+
+    Returns:
+        Fractions ``[n, 3]``, float32.
+    """
+    found = positions.double()
+    token, layer, place = found.unbind(dim=1)
+    last = torch.zeros(int(layer.max()) + 1, dtype=torch.float64)
+    last.scatter_reduce_(0, positions[:, 1], place, "amax")
+    scale = position_range[2] / last.clamp(min=max(position_range[2], 1.0))
+    return torch.stack(
+        (
+            token * (position_range[0] / token.max().clamp(min=1)),
+            layer * (position_range[1] / layer.max().clamp(min=1)),
+            place * scale[positions[:, 1]],
+        ),
+        dim=1,
+    ).float()
+
+
+def positions_for(encoder: Sane, layout: Layout) -> Tensor:
+    """The positions ``[n, 3]`` to give an encoder: a trained layout's own, any other's rescaled."""
+    positions = layout.positions()
+    return (
+        positions.float()
+        if encoder.normalizer.knows(layout)
+        else rescaled_positions(positions, encoder.position_range)
+    )
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: Sane,
+    batch: TokenBatch,
+    selection: Selection,
+    window: int,
+    halo: int | None,
+    batch_size: int,
+    between: Callable[[int], None],
+) -> Tensor:
+    """Latents ``[m, n, z]`` of the selected tokens of a batch, on the CPU."""
+    tokens, _ = encoder.normalizer.normalise(batch.tokens, batch.layout)
+    device, was_training = encoder.device, encoder.training
+    encoder.eval()
+
+    def window_latents(inputs: Tensor, positions: Tensor) -> Tensor:
+        return encoder.encode(inputs.to(device), positions.to(device)).float().cpu()
+
+    try:
+        return map_windows(
+            window_latents,
+            tokens[:, selection.index] if selection.subsampled else tokens,
+            positions_for(encoder, batch.layout)[selection.index],
+            plan_windows(len(selection.index), window, halo),
+            batch_size=batch_size,
+            between=between,
+        )
+    finally:
+        encoder.train(was_training)
+
+
+def _batches(models: Models, token_size: int) -> tuple[int, str, Iterator[tuple[Rows, TokenBatch]]]:
+    """How many models there are, the digest of their zoo, and their tokens by layout, some at a time."""
+    if isinstance(models, TokenBatch):
+        if models.layout.token_size != token_size:
+            raise ValueError(f"these tokens are {models.layout.token_size} wide; this encoder takes {token_size}")
+        return len(models), "", iter([(np.arange(len(models)), models)])
+    if isinstance(models, Mapping):
+        return _batches([models], token_size)
+    if isinstance(models, Sequence):
+        dicts = models
+        alike: dict[Layout, list[int]] = {}
+        for i, tensors in enumerate(dicts):
+            alike.setdefault(layout_of(tensors, token_size), []).append(i)
+        groups = [(layout, np.array(rows, dtype=np.int64)) for layout, rows in alike.items()]
+
+        def stacked(rows: Rows) -> TokenBatch:
+            return tokenize_batch([dicts[i] for i in rows.tolist()], token_size)
+
+        digest = ""
+    else:
+        zoo = models
+        groups = [(layout_of(zoo.tensors(int(rows[0])), token_size), rows) for rows in zoo.layout_groups()]
+
+        def stacked(rows: Rows) -> TokenBatch:
+            return tokenize_batch(zoo.stacked(rows), token_size)
+
+        digest = zoo.digest
+    if not groups:
+        raise Refusal("no-models", "There are no models to embed.", "Select at least one.")
+
+    def generate() -> Iterator[tuple[Rows, TokenBatch]]:
+        for layout, rows in groups:
+            chunk = chunk_length(layout.n_tokens * token_size * 4)
+            for first in range(0, len(rows), chunk):
+                yield rows[first : first + chunk], stacked(rows[first : first + chunk])
+
+    return sum(len(rows) for _, rows in groups), digest, generate()
+
+
+def _refuse_non_finite(rows: Rows, batch: TokenBatch) -> None:
+    finite = batch.tokens.isfinite()
+    if finite.all():
+        return
+    i = int((~finite.flatten(1).all(dim=1)).nonzero()[0, 0])
+    name = batch.layout.slots[int(batch.layout.component_of_entry()[~finite[i]][0])].name
+    raise Refusal(
+        "non-finite-weights",
+        f"Model {int(rows[i])} has weights that are infinite or not a number (in {name!r}).",
+        "Leave it out: nothing can be said of such weights.",
+    )
+
+
+def _take_note(notes: dict[str, int], encoder: Sane, layout: Layout, selection: Selection, count: int) -> None:
+    """Count the models that each remark applies to."""
+    if not encoder.normalizer.knows(layout):
+        remark = (
+            "another layout than the encoder was trained on, so tensors are standardised by their own mean and "
+            "standard deviation, and positions rescaled to the trained depth"
+        )
+        notes[remark] = notes.get(remark, 0) + count
+    if selection.limit is not None and selection.subsampled:
+        remark = f"of every layer with more tokens, only {selection.limit:,} evenly spaced ones are encoded"
+        notes[remark] = notes.get(remark, 0) + count
+
+
+def _collect(
+    encoder: Sane,
+    zoo_digest: str,
+    pooled: dict[int, Pooled],
+    layouts: dict[int, Layout],
+    kept: dict[int, Tensor],
+    notes: dict[str, int],
+) -> Embeddings:
+    m = len(pooled)
+    counts = np.array([len(pooled[i].layers) for i in range(m)], dtype=np.int64)
+    layers = np.full((m, counts.max(), 2 * encoder.config.latent), np.nan, dtype=np.float32)
+    for i in range(m):
+        layers[i, : counts[i]] = pooled[i].layers
+    if kept and len(set(layouts.values())) > 1:
+        raise ValueError("keep_tokens needs models that share a layout")
+    names = tuple(layouts[i].layer_names for i in range(m))
+    return Embeddings(
+        models=np.stack([pooled[i].model for i in range(m)]),
+        layers=layers,
+        layer_count=counts,
+        layer_names=names[:1] if len(set(names)) == 1 else names,
+        foreign=np.array([not encoder.normalizer.knows(layouts[i]) for i in range(m)]),
+        tokens=torch.stack([kept[i] for i in range(m)]).numpy() if kept else None,
+        encoder_digest=encoder.digest,
+        zoo_digest=zoo_digest,
+        notes=tuple(f"{count} of {m} models: {remark}." for remark, count in notes.items()),
+    )

@@ -1,0 +1,107 @@
+"""An encoder on disk: weights and statistics in safetensors, everything else in JSON. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.workspace import assets_root, atomic_folder
+
+if TYPE_CHECKING:
+    from sane_engine.sane.model import Sane
+
+ENCODER_JSON = "encoder.json"
+ENCODER_WEIGHTS = "encoder.safetensors"
+FORMAT = "sane-explorer/encoder/1"
+
+
+def save_encoder(encoder: Sane, folder: str | Path) -> None:
+    """Write an encoder into a folder, replacing it whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    record = {
+        "format": FORMAT,
+        "digest": encoder.digest,
+        "config": encoder.config.to_json(),
+        "position_range": list(encoder.position_range),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "provenance": encoder.provenance,
+    }
+    with atomic_folder(folder) as temporary:
+        save_file({**tensors, **encoder.normalizer.state()}, temporary / ENCODER_WEIGHTS)
+        (temporary / ENCODER_JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def encoder_record(path_or_name: str | Path) -> dict[str, Any]:
+    """What ``encoder.json`` says, without loading torch or the weights.
+
+    Raises:
+        Refusal: There is no encoder (``no-encoder``), or its JSON cannot be read (``broken-encoder``).
+    """
+    path = _folder(path_or_name) / ENCODER_JSON
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(path, "its JSON cannot be read") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise _broken(path, f"it is not of the format {FORMAT}")
+    return record
+
+
+def load_encoder(path_or_name: str | Path) -> Sane:
+    """Load an encoder, ready to embed.
+
+    Args:
+        path_or_name: The folder that :meth:`Sane.save` wrote, or the name of an embedded encoder.
+
+    Raises:
+        Refusal: There is no encoder (``no-encoder``), or its files do not fit together (``broken-encoder``).
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from sane_engine.sane.config import SaneConfig
+    from sane_engine.sane.model import Sane
+    from sane_engine.sane.normalisation import Normalizer
+
+    folder = _folder(path_or_name)
+    record = encoder_record(path_or_name)
+    try:
+        tensors = load_file(folder / ENCODER_WEIGHTS)
+        first, second, third = (float(limit) for limit in record["position_range"])
+        encoder = Sane(
+            SaneConfig.from_json(record["config"]),
+            normalizer=Normalizer.from_state(tensors),
+            position_range=(first, second, third),
+            provenance=record["provenance"],
+        )
+        encoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("normalizer.")})
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _broken(folder, reason) from error
+    if encoder.digest != record["digest"]:
+        raise _broken(folder, "its weights are not those that were saved")
+    return encoder.eval()
+
+
+def _folder(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    embedded = assets_root() / "encoders"
+    # A bare name is an embedded encoder, unless a folder of that name lies here.
+    if not (path / ENCODER_JSON).exists() and len(path.parts) == 1 and (embedded / path / ENCODER_JSON).exists():
+        return embedded / path
+    if not (path / ENCODER_JSON).exists():
+        known = sorted(entry.parent.name for entry in embedded.glob(f"*/{ENCODER_JSON}"))
+        raise Refusal(
+            "no-encoder",
+            f"There is no encoder at {path.name}.",
+            f"Embedded are {', '.join(known)}." if known else "Make one with `pretrain`.",
+        )
+    return path
+
+
+def _broken(path: Path, reason: str) -> Refusal:
+    return Refusal("broken-encoder", f"The encoder {path.name} cannot be loaded: {reason}.", "Make it again.")

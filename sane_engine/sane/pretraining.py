@@ -1,0 +1,299 @@
+"""Pretraining: a zoo in, an autoencoder out; interruptible, and the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.progress import CancelCheck, Cancelled, Progress, no_progress, stop_if
+from sane_engine.sane.augmentation import RandomWindow, View, augment, corruptions, transformations
+from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
+from sane_engine.sane.linear_start import start_from_principal_components
+from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
+from sane_engine.sane.model import Sane
+from sane_engine.sane.training_set import TrainingSet, rows_of_split
+from sane_engine.workspace import atomic_file
+
+if TYPE_CHECKING:
+    from sane_engine.zoo import Zoo
+
+STATE_FILE = "pretraining.safetensors"
+REPORTS = 50
+"""How many times in a run the loss and the validation score are recorded."""
+
+SAVES = 10
+"""How many times in a run its state is written."""
+
+
+def pretrain(
+    zoo: Zoo,
+    config: SaneConfig,
+    *,
+    folder: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress = no_progress,
+    cancelled: CancelCheck | None = None,
+) -> Sane:
+    """Train an autoencoder on the training split of a zoo.
+
+    AdamW with a one-cycle learning rate and clipped gradients; bfloat16 where a CUDA device has it. Every random
+    choice comes from ``config.seed`` and the number of the step, so a run on one CPU thread is repeated bit for
+    bit, also after an interruption.
+
+    Args:
+        zoo: Its rows of split ``"train"`` are trained on, those of ``"validation"`` watched.
+        config: Shape and course.
+        folder: Where to keep the state of the run. An interrupted run goes on from there; a finished one leaves
+            its encoder there, which a second call gives back.
+        device: ``"cpu"``, ``"cuda"`` …; by default CUDA where there is one.
+        progress: Called with the step, the number of steps, and the loss.
+        cancelled: Asked before each step.
+
+    Raises:
+        Cancelled: ``cancelled()`` answered true; with a folder, its state was kept.
+        Refusal: The folder belongs to another run, the zoo has no training rows, or a weight is not finite.
+    """
+    folder = None if folder is None else Path(folder)
+    if folder is not None and (folder / ENCODER_JSON).exists():
+        finished = load_encoder(folder)
+        if finished.config != config or finished.provenance.get("zoo_digest") != zoo.digest:
+            raise _other_run(folder)
+        return finished
+    progress(0, config.steps, "reading the zoo")
+    training = TrainingSet(zoo, rows_of_split(zoo, "train"), config, cancelled=cancelled)
+    model = Sane(config, normalizer=training.normalizer, position_range=training.position_range)
+    start_from_principal_components(model, training.second_moment())
+    run = _Run(model, training, _validation_views(zoo, config, training), device)
+    if folder is not None and (folder / STATE_FILE).exists():
+        run.restore(folder / STATE_FILE, zoo.digest)
+    every = max(1, config.steps // SAVES)
+    try:
+        while run.step < config.steps:
+            stop_if(cancelled)
+            loss = run.advance()
+            progress(run.step, config.steps, f"loss {loss:.4f}")
+            if folder is not None and run.step % every == 0 and run.step < config.steps:
+                run.keep(folder / STATE_FILE, zoo.digest)
+    except Cancelled:
+        if folder is not None:
+            run.keep(folder / STATE_FILE, zoo.digest)
+        raise
+    model = model.cpu().eval()
+    model.provenance.update(
+        zoo=zoo.name,
+        zoo_digest=zoo.digest,
+        rows={name: len(rows_of_split(zoo, name)) for name in ("train", "validation", "test")},
+        command=f"python -m sane_engine pretrain {zoo.name} --config CONFIG.json --out FOLDER",
+        history=run.history,
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+        device=run.device.type,
+    )
+    if folder is not None:
+        model.save(folder)
+    return model
+
+
+def learning_rate(step: int, config: SaneConfig) -> float:
+    """One cycle (Smith and Topin 2018, arXiv:1708.07120): up from a 25th of the peak, down to almost nothing.
+
+    A function of the step alone, so that a resumed run needs no state of it.
+    """
+    rise = max(1.0, config.warm_up * config.steps)
+    if step < rise:
+        low, high, part = config.learning_rate / 25.0, config.learning_rate, step / rise
+    else:
+        low, high = config.learning_rate, config.learning_rate / 1e4
+        part = (step - rise) / max(1.0, config.steps - rise)
+    return low + (high - low) * (1.0 - math.cos(math.pi * part)) / 2.0
+
+
+class _Run:
+    """A training run between two steps: weights, moments, step and history."""
+
+    def __init__(self, model: Sane, training: TrainingSet, validation: list[View], device: str | None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device)
+        self.config = model.config
+        self._training, self._validation = training, validation
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": self.config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._sum = np.zeros(3)
+
+    def advance(self) -> float:
+        """Take one step and return its loss."""
+        config = self.config
+        generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
+        clean = augment(self._training.minibatch(self.step), transformations(config), generator)
+        views = [augment(clean, corruptions(config), generator) for _ in range(2 if config.gamma > 0 else 1)]
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, config)
+        self.model.train()
+        with self._random_state(), self._precision():
+            reconstruction, contrast = self._losses(views)
+        loss = (1.0 - config.gamma) * reconstruction + config.gamma * contrast
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives Tensor.backward no types
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self._optimiser.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Refusal(
+                "training-diverged",
+                f"The loss is {value} at step {self.step}.",
+                "Lower the learning rate or the noise.",
+            )
+        self.step += 1
+        self._sum += (1.0, float(reconstruction.detach()), float(contrast.detach()))
+        if self.step % max(1, config.steps // REPORTS) == 0 or self.step == config.steps:
+            self._record()
+        return value
+
+    def _losses(self, views: list[View]) -> tuple[Tensor, Tensor]:
+        """Reconstruction of the clean target from each view, and contrast between the two."""
+        projections = []
+        reconstruction = torch.zeros((), device=self.device)
+        for view in views:
+            positions = view.positions.to(self.device)
+            _, output, projected = self.model(view.tokens.to(self.device), positions)
+            projections.append(projected)
+            target, weight = view.target.to(self.device), view.weight.to(self.device)
+            reconstruction = reconstruction + masked_mean_squared_error(output.float(), target, weight) / len(views)
+        if len(views) < 2:
+            return reconstruction, torch.zeros((), device=self.device)
+        return reconstruction, nt_xent(projections[0], projections[1], self.config.temperature)
+
+    def _record(self) -> None:
+        count, reconstruction, contrast = self._sum.tolist()
+        entry = {
+            "step": float(self.step),
+            "learning_rate": learning_rate(self.step - 1, self.config),
+            "reconstruction": reconstruction / count,
+            "contrast": contrast / count,
+        }
+        if self._validation:
+            entry["validation_r2"] = self._score()
+        self.history.append(entry)
+        self._sum = np.zeros(3)
+
+    @torch.inference_mode()
+    def _score(self) -> float:
+        """R² of the reconstruction of unseen models over true entries; a mean of 0 is what normalisation made."""
+        self.model.eval()
+        error = total = 0.0
+        for view in self._validation:
+            with self._precision():
+                _, output, _ = self.model(view.tokens.to(self.device), view.positions.to(self.device))
+            target, mask = view.target.to(self.device), view.mask.to(self.device)
+            error += float(((output.float() - target).square() * mask).sum())
+            total += float((target.square() * mask).sum())
+        return 1.0 - error / total if total else math.nan
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _random_state(self) -> AbstractContextManager[Any]:
+        """Dropout draws from the global generator: seed it for this step only, and put it back."""
+        if self.config.dropout == 0.0:
+            return nullcontext()
+        return _seeded(_seed(self.config.seed, 3, self.step), self.device)
+
+    def keep(self, path: Path, zoo_digest: str) -> None:
+        """Write what :meth:`restore` needs, in one file."""
+        tensors = {f"model.{name}": tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        for number, state in self._optimiser.state_dict()["state"].items():
+            tensors.update({f"moment.{number}.{name}": tensor.cpu() for name, tensor in state.items()})
+        metadata = {
+            "step": self.step,
+            "history": self.history,
+            "sum": self._sum.tolist(),
+            "config": self.config.to_json(),
+            "zoo_digest": zoo_digest,
+        }
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in metadata.items()})
+
+    def restore(self, path: Path, zoo_digest: str) -> None:
+        """Go on from what :meth:`keep` wrote.
+
+        Raises:
+            Refusal: It belongs to another config or another zoo.
+        """
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if metadata["config"] != self.config.to_json() or metadata["zoo_digest"] != zoo_digest:
+            raise _other_run(path.parent)
+        self.model.load_state_dict(
+            {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+        )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("moment."):
+                _, number, key = name.split(".")
+                moments.setdefault(int(number), {})[key] = tensor
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": moments})
+        self.step, self.history = metadata["step"], metadata["history"]
+        self._sum = np.array(metadata["sum"])
+
+
+def _seed(*path: int) -> int:
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, limit: int = 256) -> list[View]:
+    """Up to ``limit`` unseen models of the layouts trained on, in windows drawn once, to score the training by."""
+    rows = rows_of_split(zoo, "validation")
+    trained = np.concatenate([group.rows for group in training.groups])
+    layouts = [set(members.tolist()) for members in zoo.layout_groups() if np.isin(members, trained).any()]
+    rows = np.array([row for row in rows if any(int(row) in members for members in layouts)], dtype=np.int64)
+    if not len(rows):
+        return []
+    rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)]
+    held_out = TrainingSet(zoo, rows, config, normalizer=training.normalizer)
+    window, generator = RandomWindow(config.window), torch.Generator().manual_seed(_seed(config.seed, 4))
+    views = []
+    for number, group in enumerate(held_out.groups):
+        for first in range(0, len(group.rows), config.batch_size):
+            members = np.arange(first, min(first + config.batch_size, len(group.rows)))
+            views.append(window(held_out.view(number, members), generator))
+    return views
+
+
+def _other_run(folder: Path) -> Refusal:
+    return Refusal(
+        "another-run",
+        f"The folder {folder.name} holds a pretraining with another config or another zoo.",
+        "Choose an empty folder, or remove that one.",
+    )

@@ -1,0 +1,169 @@
+"""Minibatches of standardised tokens from a zoo, in an order that depends on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.progress import CancelCheck, stop_if
+from sane_engine.sane.augmentation import View
+from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.loss import entry_weights
+from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, structure
+from sane_engine.tokens import Layout, TokenBatch, tokenize_batch
+
+if TYPE_CHECKING:
+    from sane_engine.zoo import Zoo
+
+Rows = NDArray[np.int64]
+
+CACHE_BYTES = 2 * 1024**3
+"""Zoos whose tokens fit into this stay in memory; larger ones are read again for every minibatch."""
+
+CHUNK_BYTES = 256 * 1024**2
+"""Tokens of at most this size are made at a time."""
+
+
+def rows_of_split(zoo: Zoo, split: str) -> Rows:
+    """Row numbers of one split of a zoo."""
+    return np.flatnonzero((zoo.table["split"] == split).to_numpy()).astype(np.int64)
+
+
+def token_batch(zoo: Zoo, rows: Rows, token_size: int) -> TokenBatch:
+    """The tokens of some checkpoints that share a layout.
+
+    Raises:
+        Refusal: A weight is infinite or not a number (``non-finite-weights``).
+    """
+    batch = tokenize_batch(zoo.stacked(rows), token_size)
+    finite = batch.tokens.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        bad = ", ".join(str(zoo.table["model"].iloc[int(rows[i])]) for i in (~finite).nonzero().flatten()[:3])
+        raise Refusal(
+            "non-finite-weights",
+            f"{int((~finite).sum())} checkpoints have weights that are infinite or not a number (first: {bad}).",
+            "Leave these models out of the zoo.",
+        )
+    return batch
+
+
+def chunk_length(layout_bytes: int) -> int:
+    """How many models of this many bytes of tokens to hold at a time."""
+    return max(1, CHUNK_BYTES // max(1, layout_bytes))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one layout, and what of the layout every minibatch needs."""
+
+    rows: Rows
+    layout: Layout
+    statistics: Statistics
+    weight: Tensor
+    tokens: Tensor | None
+
+
+class TrainingSet:
+    """The rows of one split, by layout.
+
+    Attributes:
+        normalizer: Fitted on these rows, or the one that was given.
+        position_range: Largest position of any of the layouts.
+        batches_per_epoch: Minibatches until every row has been seen.
+    """
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        rows: Rows,
+        config: SaneConfig,
+        *,
+        normalizer: Normalizer | None = None,
+        cancelled: CancelCheck | None = None,
+    ) -> None:
+        if not len(rows):
+            raise Refusal("no-models", "The zoo has no models in this split.", "Split it again, or add models.")
+        self._zoo, self._config = zoo, config
+        self.groups: list[Group] = []
+        statistics: dict[str, Statistics] = {}
+        limits = np.zeros(3)
+        wanted = set(rows.tolist())
+        for members in zoo.layout_groups():
+            own = np.array([row for row in members if int(row) in wanted], dtype=np.int64)
+            if not len(own):
+                continue
+            layout = token_batch(zoo, own[:1], config.token_size).layout
+            key = structure(layout)
+            chunk = chunk_length(layout.n_tokens * config.token_size * 4)
+            chunks = [own[first : first + chunk] for first in range(0, len(own), chunk)]
+            if normalizer is None and key not in statistics:
+                # A layout that comes in two precisions has the statistics of the first that is met.
+                statistics[key] = fit_statistics(self._batches(chunks, cancelled))
+            fitted = statistics[key] if normalizer is None else normalizer.statistics[key]
+            limits = np.maximum(limits, layout.positions().amax(dim=0).numpy())
+            tokens = None
+            if len(own) * layout.n_tokens * config.token_size * 4 <= CACHE_BYTES:
+                tokens = torch.cat([fitted.apply(b.tokens, b.layout) for b in self._batches(chunks, cancelled)])
+            weight = entry_weights(layout, config.loss_normalisation)
+            self.groups.append(Group(own, layout, fitted, weight, tokens))
+        self.normalizer = normalizer or Normalizer(statistics)
+        self.position_range = (float(limits[0]), float(limits[1]), float(limits[2]))
+        self._sizes = [max(1, len(group.rows) // config.batch_size) for group in self.groups]
+        self.batches_per_epoch = sum(self._sizes)
+        self._order: tuple[int, list[tuple[int, Any]]] | None = None
+
+    def _batches(self, chunks: list[Rows], cancelled: CancelCheck | None) -> Any:
+        for chunk in chunks:
+            stop_if(cancelled)
+            yield token_batch(self._zoo, chunk, self._config.token_size)
+
+    def minibatch(self, step: int) -> View:
+        """The clean view of the minibatch of a step; the same whenever and in whatever order it is asked for."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._shuffle(epoch))
+        number, members = self._order[1][place]
+        return self.view(number, members)
+
+    def _shuffle(self, epoch: int) -> list[tuple[int, Any]]:
+        """Which rows of which group each minibatch of an epoch takes; rows beyond whole minibatches sit out."""
+        random = np.random.default_rng([self._config.seed, 1, epoch])
+        batches: list[tuple[int, Any]] = []
+        for number, (group, count) in enumerate(zip(self.groups, self._sizes, strict=True)):
+            order = random.permutation(len(group.rows))
+            size = min(self._config.batch_size, len(order))
+            batches.extend((number, order[i * size : (i + 1) * size]) for i in range(count))
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def second_moment(self, limit: int = 2048) -> Tensor:
+        """Sum of x·xᵀ over the tokens of up to ``limit`` models a layout, to trace 1: ``[d, d]``, float64."""
+        total = torch.zeros(self._config.token_size, self._config.token_size, dtype=torch.float64)
+        for number, group in enumerate(self.groups):
+            members = np.linspace(0, len(group.rows) - 1, min(limit, len(group.rows))).astype(np.int64)
+            for first in range(0, len(members), self._config.batch_size):
+                tokens = self.view(number, members[first : first + self._config.batch_size]).tokens.double()
+                total += torch.einsum("mnd,mne->de", tokens, tokens)
+        return total / total.trace()
+
+    def view(self, number: int, members: Rows) -> View:
+        """The clean view of some members (by place in the group) of a group."""
+        group = self.groups[number]
+        if group.tokens is not None:
+            tokens = group.tokens[torch.from_numpy(members)]
+        else:
+            batch = token_batch(self._zoo, group.rows[members], self._config.token_size)
+            tokens = group.statistics.apply(batch.tokens, batch.layout)
+        shape = tokens.shape
+        return View(
+            tokens,
+            tokens,
+            group.layout.mask().expand(shape),
+            group.weight.expand(shape),
+            group.layout.positions().float().expand(shape[0], -1, -1),
+        )

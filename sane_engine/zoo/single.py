@@ -1,0 +1,68 @@
+"""Train one model the plain way: a module, ``torch.optim``, one batch after the other.
+
+The yardstick for training many side by side: the tests hold the population trainer to these weights, the benchmark
+to this speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sane_engine.zoo.architectures import SmallCNN
+from sane_engine.zoo.datasets import Dataset
+from sane_engine.zoo.hyperparameters import ModelPlan, batch_order
+from sane_engine.zoo.initialisation import initialise
+from sane_engine.zoo.optimisers import MOMENTUM
+from sane_engine.zoo.spec import ZooSpec
+
+
+def _optimiser(plan: ModelPlan, network: SmallCNN) -> torch.optim.Optimizer:
+    rate, decay = plan.learning_rate, plan.weight_decay
+    if plan.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
+    if plan.optimiser == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    momentum = MOMENTUM if plan.optimiser == "momentum" else 0
+    return torch.optim.SGD(network.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
+
+
+def score(network: SmallCNN, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy of one network."""
+    network.eval()
+    with torch.no_grad():
+        logits = network(images)
+        correct = (logits.argmax(1) == labels).float().mean()
+        return float(correct), float(F.cross_entropy(logits, labels))
+
+
+def train_single(spec: ZooSpec, plan: ModelPlan, dataset: Dataset) -> dict[int, Mapping[str, Tensor]]:
+    """Train one model of a zoo, from the population's initial weights and in its batch order.
+
+    Dropout is the module's own, from torch's global generator: with it the weights differ from the population's.
+
+    Returns:
+        Checkpoint epoch → state dict.
+    """
+    network = SmallCNN(replace(spec.architecture, activation=plan.activation, dropout=plan.dropout))
+    network.load_state_dict(initialise(spec.architecture, plan.initialisation, plan.initialisation_seed))
+    optimiser = _optimiser(plan, network)
+    images, labels = dataset.train_images, dataset.train_labels
+    kept: dict[int, Mapping[str, Tensor]] = {}
+    for epoch in range(spec.epochs + 1):
+        if epoch:
+            network.train()
+            for index in torch.split(batch_order(plan, epoch, len(labels)), plan.batch_size):
+                optimiser.zero_grad()
+                loss = F.cross_entropy(network(images[index]), labels[index])
+                torch.autograd.backward(loss)
+                optimiser.step()
+        if epoch in spec.checkpoint_epochs:
+            score(network, images, labels)
+            score(network, dataset.test_images, dataset.test_labels)
+            kept[epoch] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    return kept

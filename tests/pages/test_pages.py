@@ -1,0 +1,311 @@
+"""Every page in its states: nothing there, a zoo loaded, a bad upload, a good one."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save as to_safetensors
+from streamlit.testing.v1 import AppTest
+from tiny_zoo import EPOCHS, MODELS, network
+
+from pages.components import state
+
+Open = Callable[..., AppTest]
+
+PAGES = ("explore", "zoo", "layers", "inspect")
+
+
+def texts(app: AppTest) -> str:
+    """All small print on the page."""
+    elements = [*app.caption, *app.info, *app.text, *app.error, *app.warning]
+    return "\n".join(str(element.value).replace("\\", "") for element in elements)
+
+
+def assert_healthy(app: AppTest) -> None:
+    assert not app.exception, [element.message for element in app.exception]
+
+
+def _query(app: AppTest, name: str) -> str:
+    value = app.query_params[name]
+    return value if isinstance(value, str) else value[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_without_a_zoo_says_what_to_do(empty_app: Open, page: str) -> None:
+    app = empty_app(page)
+    assert_healthy(app)
+    assert "Open one in the sidebar" in texts(app) or "Drop a checkpoint above" in texts(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_with_a_zoo_comes_up_without_an_error(app: Open, page: str) -> None:
+    shown = app(page)
+    assert_healthy(shown)
+    assert [title.value for title in shown.title] == [page.capitalize()]
+    assert not shown.error
+    assert shown.sidebar.selectbox(key=state.ZOO).value == "tiny"
+    assert shown.sidebar.selectbox(key=state.ENCODER).value == "tiny-sane"
+
+
+def test_captions_say_how_many_which_seed_and_how_trustworthy(app: Open) -> None:
+    said = texts(app("explore"))
+    for part in (f"n = {MODELS} models × {len(EPOCHS)} epochs", "seed 0", "trustworthiness", "split:", "UMAP"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"level": "Layers"},
+        {"map": "PCA"},
+        {"colour": "activation"},
+        {"colour": "learning_rate"},
+        {"level": "Layers", "colour": "layer_name"},
+        {"epoch": "Last"},
+        {"epoch": "5"},
+        {"pinned": "3"},
+    ],
+)
+def test_explore_takes_its_view_from_the_link(app: Open, query: dict[str, str]) -> None:
+    shown = app("explore", **query)
+    assert_healthy(shown)
+    assert not shown.error
+    for name, value in query.items():
+        assert str(shown.session_state[name]) == value
+        assert _query(shown, name) == value
+
+
+def test_link_restores_the_selection_on_every_page(app: Open) -> None:
+    for page in PAGES:
+        shown = app(page, zoo="tiny", selection="0-2,7")
+        assert_healthy(shown)
+        assert "Selection: 4 checkpoints" in texts(shown)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"selection": "nonsense"},
+        {"selection": "0-99999999999"},
+        {"pinned": "-1"},
+        {"pinned": "12345"},
+        {"colour": "no such column"},
+        {"zoo": "../../etc"},
+        {"encoder": "<b>x</b>"},
+        {"epoch": "77"},
+        {"model": "abc"},
+    ],
+)
+@pytest.mark.parametrize("page", ["explore", "layers", "inspect"])
+def test_a_broken_link_falls_back_to_the_default_view(app: Open, page: str, query: dict[str, str]) -> None:
+    shown = app(page, **query)
+    assert_healthy(shown)
+    assert not shown.error
+
+
+def test_selection_shows_its_accuracy_against_the_zoo_and_what_sets_it_apart(app: Open) -> None:
+    last_of_the_best = ",".join(str(3 * model + 2) for model in range(9, 12))
+    shown = app("explore", zoo="tiny", selection=last_of_the_best)
+    assert_healthy(shown)
+    metric = shown.metric[0]
+    assert metric.value == "0.9"
+    assert "against the zoo" in metric.delta
+    apart = next(frame.value for frame in shown.dataframe if "difference" in frame.value.columns)
+    assert apart.iloc[0]["property"] == "learning rate"
+    assert apart.iloc[0]["difference"] > 1
+
+
+def test_clear_empties_the_selection_and_the_link(app: Open) -> None:
+    shown = app("explore", zoo="tiny", selection="4-6")
+    assert state.read_rows(_query(shown, "selection")) == (4, 5, 6)
+    shown.button(key="clear-selection").click().run()
+    assert_healthy(shown)
+    assert "Selection: 0 checkpoints" in texts(shown)
+    assert "selection" not in shown.query_params
+
+
+def test_pin_and_unpin(app: Open) -> None:
+    shown = app("explore", zoo="tiny", selection="0-5")
+    shown.button(key="pin").click().run()
+    assert shown.session_state[state.PINNED] == 5
+    assert "Pinned: net_01*bold*" in texts(shown)
+    shown.button(key="unpin").click().run()
+    assert shown.session_state[state.PINNED] is None
+
+
+def test_search_selects_what_it_finds(app: Open) -> None:
+    shown = app("explore")
+    shown.text_input(key="search").set_value("net_03").run()
+    shown.button(key="select-found").click().run()
+    assert_healthy(shown)
+    assert shown.session_state[state.SELECTION] == (9, 10, 11)
+
+
+def test_views_survive_a_change_of_page(app: Open) -> None:
+    shown = app("explore", zoo="tiny", selection="0-2", colour="activation")
+    shown.switch_page("pages/zoo.py").run()
+    shown.switch_page("pages/explore.py").run()
+    assert_healthy(shown)
+    assert shown.selectbox(key=state.COLOUR).value == "activation"
+    assert "Selection: 3 checkpoints" in texts(shown)
+
+
+def test_zoo_table_is_searched(app: Open) -> None:
+    shown = app("zoo")
+    shown.text_input(key="table-search").set_value("net_03").run()
+    assert f"3 of {MODELS * len(EPOCHS)} checkpoints" in texts(shown)
+    shown.text_input(key="table-search").set_value("nothing has this name").run()
+    assert "No checkpoint matches" in texts(shown)
+
+
+def test_layers_shows_examples_first_then_the_selection(app: Open) -> None:
+    assert "best, median and worst" in texts(app("layers"))
+    shown = app("layers", zoo="tiny", selection="0,1")
+    assert_healthy(shown)
+    assert "best, median and worst" not in texts(shown)
+    assert "2 curves" in texts(shown)
+
+
+@pytest.mark.parametrize("feature", ["log_norm", "log_spectral_norm", "stable_rank", "alpha_weighted"])
+def test_layers_offers_the_features(app: Open, feature: str) -> None:
+    shown = app("layers", left=feature, right="distance")
+    assert_healthy(shown)
+    assert shown.session_state[state.LAYER_LEFT] == feature
+
+
+def drop(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
+    uploader = next(item for item in app.file_uploader if item.accept_multiple_files)
+    return uploader.set_value([(name, content, "application/octet-stream") for name, content in files]).run()
+
+
+def good_file(seed: int = 7) -> bytes:
+    return bytes(to_safetensors(network(seed)))
+
+
+def torch_file(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+class _Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("this must never run",))
+
+
+def empty_zip() -> bytes:
+    buffer = io.BytesIO()
+    zipfile.ZipFile(buffer, "w").close()
+    return buffer.getvalue()
+
+
+BAD = {
+    "truncated": lambda: torch_file(network(1))[:-300],
+    "pickled code": lambda: pickle.dumps(_Harmful()),
+    "text": lambda: b"this is a text file\n" * 20,
+    "empty zip": empty_zip,
+    "empty": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_gives_one_line_and_the_good_one_beside_it_is_shown(app: Open, kind: str) -> None:
+    shown = drop(app("inspect"), ("bad_[x](y).pt", BAD[kind]()), ("good.safetensors", good_file()))
+    assert_healthy(shown)
+    lines = [error.value for error in shown.error]
+    assert len(lines) == 1
+    assert "\n" not in lines[0]
+    assert lines[0].replace("\\", "").startswith("bad_[x](y).pt: ")
+    assert "\\[x\\]" in lines[0], "a name from a file must not be read as Markdown"
+    assert "good.safetensors" in texts(shown)
+    assert "2 curves" not in texts(shown) and "1 curve" in texts(shown)
+
+
+def test_nan_weights_are_said_and_the_curves_that_exist_are_shown(app: Open) -> None:
+    tensors = network(3)
+    tensors["fc1.weight"][0, 0] = float("nan")
+    shown = drop(app("inspect"), ("diverged.safetensors", bytes(to_safetensors(tensors))))
+    assert_healthy(shown)
+    assert len(shown.error) == 1
+    assert "diverged.safetensors" in shown.error[0].value
+
+
+def test_dropped_file_gets_identity_curves_and_a_place_on_the_map(app: Open) -> None:
+    shown = drop(
+        app("inspect"), ("mine.pt", torch_file({"state_dict": {f"module.{k}": v for k, v in network(3).items()}}))
+    )
+    assert_healthy(shown)
+    assert not shown.error
+    card = "\n".join(element.value for element in shown.code)
+    for part in ("sha256", "state_dict", "module.", "float32 × 6"):
+        assert part in card
+    said = texts(shown)
+    assert "last epoch of tiny" in said, "the layout is the zoo's: its band belongs behind the curves"
+    assert "Inside the zoo" in said or "Outside what this zoo knows" in said
+    nearest = next(frame.value for frame in shown.dataframe if "distance (sd)" in frame.value.columns)
+    # Row 3·3+2 of the zoo holds exactly these weights.
+    assert nearest.iloc[0]["model"] == "net_03*bold*"
+    assert nearest.iloc[0]["distance (sd)"] == pytest.approx(0, abs=0.05)
+
+
+def test_dropped_files_stay_after_a_change_of_page(app: Open) -> None:
+    shown = drop(app("inspect"), ("mine.safetensors", good_file()))
+    shown.switch_page("pages/zoo.py").run()
+    shown.switch_page("pages/inspect.py").run()
+    assert_healthy(shown)
+    assert "mine.safetensors" in texts(shown)
+
+
+def test_foreign_network_has_no_band_and_is_compared_all_the_same(app: Open) -> None:
+    other = {"a.weight": torch.randn(16, 20), "a.bias": torch.randn(16), "b.weight": torch.randn(10, 16)}
+    shown = drop(
+        app("inspect"), ("other.safetensors", bytes(to_safetensors(other))), ("mine.safetensors", good_file())
+    )
+    assert_healthy(shown)
+    assert "no band: other layers than tiny" in texts(shown)
+    assert "2 curves" in texts(shown)
+
+
+def test_model_of_the_zoo_opens_without_an_upload(app: Open) -> None:
+    shown = app("inspect", zoo="tiny", model="5")
+    assert_healthy(shown)
+    assert not shown.error
+    assert any("epoch 5" in tab.label for tab in shown.tabs)
+
+
+def test_a_folder_of_checkpoints_opens_as_a_zoo(app: Open, tmp_path: Path) -> None:
+    folder = tmp_path / "my zoo"
+    folder.mkdir()
+    for seed in range(4):
+        (folder / f"net{seed}.safetensors").write_bytes(bytes(to_safetensors(network(seed))))
+    shown = app("zoo")
+    shown.text_input(key="zoo-location").set_value(str(folder))
+    shown.button(key="open-zoo").click().run()
+    assert_healthy(shown)
+    assert not shown.error
+    assert shown.session_state[state.ZOO].startswith("opened-")
+    assert any(metric.value == "4" for metric in shown.metric)
+    shown.switch_page("pages/explore.py").run()
+    assert_healthy(shown)
+    assert "has not been seen through the encoder" in texts(shown)
+
+
+def test_a_folder_that_is_not_there_is_one_line(app: Open) -> None:
+    shown = app("zoo")
+    shown.text_input(key="zoo-location").set_value("/no/such/place")
+    shown.button(key="open-zoo").click().run()
+    assert_healthy(shown)
+    assert ["nothing at /no/such/place" in error.value for error in shown.error] == [True]
+    assert shown.session_state[state.ZOO] == "tiny"
+
+
+def test_damaged_embeddings_are_said_in_one_line(broken_app: Open) -> None:
+    shown = broken_app("explore")
+    assert_healthy(shown)
+    assert len(shown.error) == 1

@@ -1,0 +1,233 @@
+"""The command line: JSON out, one-line refusals, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from sane_engine.__main__ import build_parser, main
+from sane_engine.cli.console import Console, plain, printable
+from sane_engine.progress import Cancelled, stop_if
+from sane_engine.zoo import Zoo, load_zoo
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "module.fc1.weight": torch.randn(16, 12, generator=generator),
+        "module.fc1.bias": torch.randn(16, generator=generator),
+        "module.steps": torch.tensor(7),
+    }
+    path = tmp_path / "model.th"
+    torch.save({"state_dict": state, "best_prec1": 91.5}, path)
+    return path
+
+
+@pytest.fixture
+def zoo_folder(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    n = 12
+    stacked = {
+        "fc.weight": torch.randn(n, 6, 8, generator=generator),
+        "fc.bias": torch.randn(n, 6, generator=generator),
+    }
+    table = pd.DataFrame(
+        {"model": [f"m{i}" for i in range(n)], "epoch": 1, "test_accuracy": [i / n for i in range(n)]}
+    )
+    return Zoo.from_stacked("tiny", table, stacked).save(tmp_path / "zoo")
+
+
+def test_inspect_says_what_is_in_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(checkpoint)]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["container"] == "torch-zip"
+    assert report["key_path"] == ["state_dict"]
+    assert report["prefixes_stripped"] == ["module."]
+    assert report["parameters"] == 16 * 12 + 16
+    assert report["tensors"][0] == {"name": "fc1.weight", "shape": [16, 12], "dtype": "float32"}
+    assert report["dtypes"] == {"float32": 2, "int64": 1}
+    assert len(report["sha256"]) == 64
+
+
+def test_inspect_adds_layer_tables(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(checkpoint), "--layers", "statistics", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    rows = json.loads(out)[0]["layers"]["statistics"]
+    assert [row["layer"] for row in rows] == list(range(len(rows)))
+    assert {"name", "reason"} <= set(rows[0])
+
+
+def test_a_bad_file_is_refused_in_one_line_and_the_others_are_reported(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.pt").write_text("this is no checkpoint")
+    assert main(["inspect", str(tmp_path / "bad.pt"), "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "bad.pt" in captured.err
+    assert main(["inspect", str(tmp_path / "bad.pt"), str(checkpoint), "--out", str(tmp_path / "report.json")]) == 2
+    assert [report["file"] for report in json.loads((tmp_path / "report.json").read_text())] == [str(checkpoint)]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["embed", "no-such-zoo", "--encoder", "no-such-encoder", "--out", "x"],
+        ["pretrain", "no-such-zoo", "--out", "x"],
+        ["train-zoo", "--spec", "no-such-file.json", "--out", "x"],
+        ["inspect", "no-such-file.pt"],
+    ],
+)
+def test_what_is_not_there_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*argv, "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sane_engine: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["embed", "--project"], ["pretrain"], ["train-zoo", "--spec", "spec.json"]], ids=lambda argv: argv[0]
+)
+def test_a_folder_of_other_things_is_not_replaced(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main([*argv, "--out", str(tmp_path)]) == 2
+    assert "not replaced" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_wrong_contents_are_refused(zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"latents": 3}')
+    assert main(["pretrain", str(zoo_folder), "--config", str(tmp_path / "config.json"), "--out", "x"]) == 2
+    assert "latents" in capsys.readouterr().err
+    (tmp_path / "spec.json").write_text("{")
+    assert main(["train-zoo", "--spec", str(tmp_path / "spec.json"), "--out", "x"]) == 2
+    assert "spec.json" in capsys.readouterr().err
+
+
+def test_pretrain_then_embed(zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {
+        "token_size": 9, "latent": 4, "d_model": 8, "layers": 1, "heads": 2, "feedforward": 8, "window": 8,
+        "steps": 2, "batch_size": 2,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder, out = tmp_path / "encoder", tmp_path / "embeddings"
+    common = ["--quiet", "--seed", "3"]
+    assert (
+        main(
+            ["pretrain", str(zoo_folder), "--config", str(tmp_path / "config.json"), "--out", str(encoder), *common]
+        )
+        == 0
+    )
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["config"]["seed"] == 3
+    assert trained["zoo_digest"] == load_zoo(zoo_folder).digest
+    assert main(["embed", str(zoo_folder), "--encoder", str(encoder), "--out", str(out), "--quiet"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["models"] == [12, 8]
+    assert json.loads((out / "embeddings.json").read_text())["encoder_digest"] == trained["digest"]
+    from sane_engine.sane import Embeddings
+
+    assert Embeddings.load(out / "embeddings.safetensors").zoo_digest == trained["zoo_digest"]
+
+
+def test_train_zoo_writes_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = {
+        "name": "two",
+        "n_models": 2,
+        "epochs": 1,
+        "checkpoint_epochs": [0, 1],
+        "architecture": {
+            "input_shape": [1, 14, 14],
+            "convolutions": [{"out": 2, "kernel": 5, "stride": 4}],
+            "hidden": [],
+        },
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    argv = [
+        "train-zoo",
+        "--spec",
+        str(tmp_path / "spec.json"),
+        "--out",
+        str(tmp_path / "zoo"),
+        "--seed",
+        "5",
+        "--quiet",
+    ]
+    assert main(argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    zoo = load_zoo(tmp_path / "zoo")
+    assert (report["checkpoints"], report["models"], report["seed"]) == (4, 2, 5)
+    assert report["digest"] == zoo.digest
+    assert zoo.table["epoch"].tolist() == [0, 1, 0, 1]
+
+
+def test_ctrl_c_asks_the_work_to_stop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(arguments: Any, console: Console) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        stop_if(console.cancelled)
+        raise AssertionError("the work went on")
+
+    monkeypatch.setattr("sane_engine.cli.inspect.run", work)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["inspect", "x"]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_cancelled_work_is_not_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(arguments: Any, console: Console) -> int:
+        raise Cancelled("stopped on request")
+
+    monkeypatch.setattr("sane_engine.cli.inspect.run", work)
+    assert main(["inspect", "x"]) == 130
+
+
+def test_every_command_and_flag_has_help() -> None:
+    parser = build_parser()
+    commands = next(action for action in parser._actions if action.dest == "command")
+    assert isinstance(commands.choices, dict)
+    assert set(commands.choices) == {"inspect", "embed", "train-zoo", "pretrain"}
+    for command in commands.choices.values():
+        assert command.description
+        assert all(action.help for action in command._actions)
+
+
+def test_wrong_usage_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect"])
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_json_is_strict() -> None:
+    value = {"a": float("nan"), "b": [float("inf"), 1.5], "c": pd.NA, "d": Path("x"), "e": torch.tensor(2)}
+    assert json.loads(json.dumps(plain(value), allow_nan=False)) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": None,
+        "d": "x",
+        "e": 2,
+    }
+    assert printable("two\nlines\x1b[31m red") == "two lines [31m red"
+
+
+def test_progress_is_throttled_but_the_end_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    for done in range(1001):
+        console.progress(done, 1000, "step")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 3
+    assert lines[-1].startswith("100 %")
