@@ -247,7 +247,7 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
     if where.outside[i]:
         st.warning(
             inert(
-                f"Outside what this zoo knows: its nearest model is {three(ratio)} times as far as the zoo's own "
+                f"Outside what this zoo knows: its nearest model is {ratio:.2f} times as far as the zoo's own "
                 "models are from theirs (95th percentile). Its place on the map says little."
             ),
             icon=":material/travel_explore:",

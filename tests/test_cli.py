@@ -141,6 +141,12 @@ def test_pretrain_then_embed(zoo_folder: Path, tmp_path: Path, capsys: pytest.Ca
     from sane_engine.sane import Embeddings
 
     assert Embeddings.load(out / "embeddings.safetensors").zoo_digest == trained["zoo_digest"]
+    assert main(["reconstruct", str(zoo_folder), "--encoder", str(encoder), "--quiet"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["encoder_digest"] == trained["digest"]
+    assert scores["splits"] == trained["provenance"]["metrics"]
+    assert trained["provenance"]["command"].startswith("python -m sane_engine pretrain")
+    assert str(tmp_path) not in trained["provenance"]["command"], "a record must not tell of the machine"
 
 
 def test_train_zoo_writes_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +205,7 @@ def test_every_command_and_flag_has_help() -> None:
     parser = build_parser()
     commands = next(action for action in parser._actions if action.dest == "command")
     assert isinstance(commands.choices, dict)
-    assert set(commands.choices) == {"inspect", "embed", "train-zoo", "pretrain"}
+    assert set(commands.choices) == {"inspect", "embed", "train-zoo", "pretrain", "reconstruct"}
     for command in commands.choices.values():
         assert command.description
         assert all(action.help for action in command._actions)

@@ -63,6 +63,7 @@ def curve_pair(
         name: For the files.
         caption: Number of models, split, encoder.
     """
+    state.keep_valid("only-spectral", (False, True))
     only = st.toggle(
         "Only layers with a spectrum",
         key="only-spectral",

@@ -105,9 +105,16 @@ def write_link() -> None:
 
 
 def keep_valid(key: str, options: Sequence[Any], default: Any = None) -> None:
-    """Before a widget is drawn: replace a remembered value that is no longer on offer (another zoo, old link)."""
-    if st.session_state.get(key) not in options:
-        st.session_state[key] = default if default in options else (options[0] if options else None)
+    """Before a widget is drawn: set its value to the one remembered, or to one that is on offer.
+
+    The value is written even when nothing changes. The same widget on two pages is two widgets to Streamlit, each
+    with a memory of its own (``persist_state``); only a value that was written outranks what the other page's
+    widget had when it was last seen.
+    """
+    value = st.session_state.get(key)
+    if value not in options:
+        value = default if default in options else (options[0] if options else None)
+    st.session_state[key] = value
 
 
 def selected_rows(zoo_name: str | None, n_rows: int) -> tuple[int, ...]:

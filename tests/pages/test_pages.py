@@ -156,6 +156,18 @@ def test_views_survive_a_change_of_page(app: Open) -> None:
     assert "Selection: 3 checkpoints" in texts(shown)
 
 
+def test_a_choice_made_on_one_page_holds_on_the_others(app: Open) -> None:
+    shown = app("layers", left="log_norm")
+    shown.switch_page("pages/inspect.py").run()
+    shown.selectbox(key=state.OPENED_MODEL).set_value(5).run()
+    assert shown.selectbox(key=state.LAYER_LEFT).value == "log_norm"
+    shown.selectbox(key=state.LAYER_LEFT).set_value("stable_rank").run()
+    shown.switch_page("pages/layers.py").run()
+    assert_healthy(shown)
+    assert shown.selectbox(key=state.LAYER_LEFT).value == "stable_rank"
+    assert "Sum of the eigenvalues divided by the largest" in texts(shown)
+
+
 def test_zoo_table_is_searched(app: Open) -> None:
     shown = app("zoo")
     shown.text_input(key="table-search").set_value("net_03").run()

@@ -1,0 +1,76 @@
+"""What ships under assets is what its records, and the README, say it is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sane_engine import embed, load_encoder, load_zoo
+from sane_engine.demo import load_precomputed
+from sane_engine.sane.scorecard import scorecard
+from sane_engine.zoo.architectures import evaluate
+from sane_engine.zoo.datasets import load_dataset
+
+PAIRS = [("digits", "digits-sane", 300, 0.97), ("digits-independent", "digits-independent-sane", 100, 0.93)]
+
+
+@pytest.mark.parametrize(("zoo_name", "encoder_name", "models", "bar"), PAIRS)
+def test_encoder_reconstructs_models_it_has_not_seen(
+    zoo_name: str, encoder_name: str, models: int, bar: float
+) -> None:
+    zoo, encoder = load_zoo(zoo_name), load_encoder(encoder_name)
+    assert zoo.table["model"].nunique() >= models
+    assert (zoo.table.groupby("model")["epoch"].nunique() >= 6).all()
+    assert encoder.provenance["zoo_digest"] == zoo.digest
+    card = scorecard(encoder, zoo)
+    assert card["test"]["r2"]["sane"] >= bar
+    assert card["test"]["accuracy"]["loss_points_mean"] <= 1.0
+    recorded = encoder.provenance["metrics"]
+    for split, scores in card.items():
+        for measure in ("r2", "r2_weight"):
+            assert scores[measure] == pytest.approx(recorded[split][measure], abs=2e-3)
+        assert scores["accuracy"]["original"] == pytest.approx(recorded[split]["accuracy"]["original"], abs=2e-3)
+
+
+@pytest.mark.parametrize(("zoo_name", "encoder_name", "models", "bar"), PAIRS)
+def test_what_is_kept_is_what_the_engine_computes(
+    zoo_name: str, encoder_name: str, models: int, bar: float
+) -> None:
+    zoo, encoder = load_zoo(zoo_name), load_encoder(encoder_name)
+    kept = load_precomputed(zoo_name, encoder_name)
+    assert kept is not None
+    rows = np.random.default_rng(0).choice(len(zoo), 20, replace=False)
+    fresh = embed(encoder, zoo.select(rows))
+    # Kept as half precision, so to three digits.
+    np.testing.assert_allclose(kept.embeddings.models[rows], fresh.models, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(kept.embeddings.layers[rows], fresh.layers, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("zoo_name", [pair[0] for pair in PAIRS])
+def test_accuracies_in_the_table_are_those_of_the_weights(zoo_name: str) -> None:
+    zoo = load_zoo(zoo_name)
+    data = load_dataset("digits")
+    rows = np.random.default_rng(1).choice(len(zoo), 50, replace=False)
+    accuracy, loss = evaluate(zoo.architecture, zoo.stacked(rows), data.test_images, data.test_labels)
+    table = zoo.table.iloc[rows]
+    np.testing.assert_allclose(accuracy.numpy(), table["test_accuracy"], atol=1e-6)
+    np.testing.assert_allclose(loss.numpy(), table["test_loss"], rtol=1e-4, atol=1e-6)
+    assert table["test_accuracy"].max() - table["test_accuracy"].min() > 0.5, "from poor to excellent"
+
+
+@pytest.mark.parametrize("zoo_name", [pair[0] for pair in PAIRS])
+def test_no_model_is_in_two_splits(zoo_name: str) -> None:
+    table = load_zoo(zoo_name).table
+    assert (table.groupby("model")["split"].nunique() == 1).all()
+    assert set(table["split"]) == {"train", "validation", "test"}
+
+
+def test_records_carry_how_they_were_made() -> None:
+    kept = load_precomputed("digits", "digits-sane")
+    assert kept is not None
+    for record in (load_zoo("digits").provenance, load_encoder("digits-sane").provenance, kept.record):
+        assert record["command"].startswith("python -m sane_engine ")
+        assert record["commit"] and "dirty" not in record["commit"]
+        assert json.dumps(record)
