@@ -67,8 +67,8 @@ def check(path: Path, encoder_name: str) -> str:
         curves.append(f"{kind} {int(table[column].notna().sum())} of {len(table)} layers in {seconds:.1f} s")
     return (
         f"{path.name}: {checkpoint.provenance.container}, {len(tensors)} tensors, "
-        f"{checkpoint.n_parameters:,} weights, read in {loaded:.2f} s, as torch reads it {as_read}, {len(sequence.tokens):,} tokens, "
-        f"bit-exact {exact}, {', '.join(curves)}"
+        f"{checkpoint.n_parameters:,} weights, read in {loaded:.2f} s, as torch reads it {as_read}, "
+        f"{len(sequence.tokens):,} tokens, bit-exact {exact}, {', '.join(curves)}"
     )
 
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from sane_engine.sane import load_encoder as load_encoder
     from sane_engine.sane import load_reference_encoder as load_reference_encoder
     from sane_engine.sane import pretrain as pretrain
+    from sane_engine.symmetry import Symmetry as Symmetry
+    from sane_engine.symmetry import align as align
+    from sane_engine.symmetry import align_zoo as align_zoo
+    from sane_engine.symmetry import find_symmetry as find_symmetry
+    from sane_engine.symmetry import symmetry_of_tensors as symmetry_of_tensors
     from sane_engine.tokens import TokenBatch as TokenBatch
     from sane_engine.tokens import TokenSequence as TokenSequence
     from sane_engine.tokens import detokenize as detokenize
@@ -45,11 +50,15 @@ _HOME = {
     "Refusal": "checkpoint",
     "Sane": "sane",
     "SaneConfig": "sane",
+    "Symmetry": "symmetry",
     "TokenBatch": "tokens",
     "TokenSequence": "tokens",
     "Zoo": "zoo",
+    "align": "symmetry",
+    "align_zoo": "symmetry",
     "detokenize": "tokens",
     "embed": "sane",
+    "find_symmetry": "symmetry",
     "layer_features": "baselines",
     "load_checkpoint": "intake",
     "load_encoder": "sane",
@@ -59,6 +68,7 @@ _HOME = {
     "pretrain": "sane",
     "project": "projection",
     "save_checkpoint": "intake",
+    "symmetry_of_tensors": "symmetry",
     "tokenize": "tokens",
     "tokenize_batch": "tokens",
     "train_zoo": "zoo",

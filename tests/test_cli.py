@@ -149,6 +149,32 @@ def test_pretrain_then_embed(zoo_folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert str(tmp_path) not in trained["provenance"]["command"], "a record must not tell of the machine"
 
 
+def test_align_undoes_a_permutation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sane_engine import load_tensors, save_checkpoint
+
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(12, generator=generator)
+    b = {
+        "0.weight": torch.randn(12, 5, generator=generator),
+        "0.bias": torch.randn(12, generator=generator),
+        "2.weight": torch.randn(3, 12, generator=generator),
+        "2.bias": torch.randn(3, generator=generator),
+    }
+    a = {**b, "0.weight": b["0.weight"][order], "0.bias": b["0.bias"][order], "2.weight": b["2.weight"][:, order]}
+    paths = [str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "aligned.pt")]
+    save_checkpoint(a, paths[0])
+    save_checkpoint(b, paths[1])
+    assert main(["align", paths[0], paths[1], "--out", paths[2]]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["permutable_neurons"] == 12
+    assert report["distance_before"] > 0.5 and report["distance_after"] == 0.0
+    aligned = load_tensors(paths[2])
+    assert all(torch.equal(aligned[name], b[name]) for name in b)
+    save_checkpoint({"x": torch.randn(3, 3, 3), "y": torch.ones(2)}, paths[0])
+    assert main(["align", paths[0], paths[0]]) == 2
+    assert "no family" in capsys.readouterr().err
+
+
 def test_train_zoo_writes_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = {
         "name": "two",
@@ -205,7 +231,7 @@ def test_every_command_and_flag_has_help() -> None:
     parser = build_parser()
     commands = next(action for action in parser._actions if action.dest == "command")
     assert isinstance(commands.choices, dict)
-    assert set(commands.choices) == {"inspect", "embed", "train-zoo", "pretrain", "reconstruct"}
+    assert set(commands.choices) == {"inspect", "embed", "train-zoo", "pretrain", "reconstruct", "align"}
     for command in commands.choices.values():
         assert command.description
         assert all(action.help for action in command._actions)

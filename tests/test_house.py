@@ -53,14 +53,18 @@ def test_engine_works_where_streamlit_is_not_installed() -> None:
         for info in pkgutil.walk_packages([str(ENGINE)], prefix="sane_engine.")
         if not info.name.endswith("__main__")
     ]
-    code = f"import sys, importlib; sys.modules['streamlit'] = None\nfor name in {modules}: importlib.import_module(name)"
+    code = (
+        f"import sys, importlib; sys.modules['streamlit'] = None\n"
+        f"for name in {modules}: importlib.import_module(name)"
+    )
     outcome = run("-c", code)
     assert outcome.returncode == 0, outcome.stderr
 
 
 def test_what_the_first_picture_needs_loads_no_torch() -> None:
     code = (
-        "import sys, sane_engine.zoo, sane_engine.demo, sane_engine.projection, sane_engine.baselines, sane_engine.sane\n"
+        "import sys, sane_engine.zoo, sane_engine.demo, sane_engine.projection\n"
+        "import sane_engine.baselines, sane_engine.sane, sane_engine.symmetry\n"
         "from sane_engine import load_zoo\n"
         "assert len(load_zoo('digits').table) > 1000\n"
         "heavy = {'torch', 'umap', 'sklearn', 'weightwatcher', 'matplotlib'} & set(sys.modules)\n"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sane_engine.checkpoint import Refusal
 
+_POSITIONAL = {"zoo", "a", "b"}
+
 
 def replaceable(folder: Path, marker: str) -> Path:
     """A folder that may be written as a whole, checked before hours of work and not after.
@@ -36,9 +38,9 @@ def command_line(arguments: argparse.Namespace) -> str:
     for name, value in vars(arguments).items():
         if name in {"command", "run", "json", "quiet", "folder"} or value is None or value is False:
             continue
-        if isinstance(value, Path) or name in {"zoo", "encoder"}:
+        if isinstance(value, Path) or name in {"encoder", *_POSITIONAL}:
             path = Path(value)
             value = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
-        flag = [] if name == "zoo" else [f"--{name.replace('_', '-')}"]
+        flag = [] if name in _POSITIONAL else [f"--{name.replace('_', '-')}"]
         words += flag if value is True else [*flag, str(value)]
     return shlex.join(words)
