@@ -51,7 +51,15 @@ def _controls(now: Current) -> str:
     )
     epochs = ["All", "Last", *(str(e) for e in sorted(now.zoo.table["epoch"].unique()))]
     state.keep_valid(state.EPOCH, epochs)
-    epoch.selectbox("Epoch", epochs, key=state.EPOCH, persist_state="session", on_change=state.redraw_map)
+    epoch.selectbox(
+        "Epoch",
+        epochs,
+        key=state.EPOCH,
+        persist_state="session",
+        on_change=state.redraw_map,
+        disabled=by_layer,
+        help="The map of layers holds the last epoch of each model." if by_layer else None,
+    )
     return search.text_input(
         "Search",
         key="search",
@@ -76,9 +84,9 @@ def _colours(now: Current) -> list[str]:
 
 
 def _shown_rows(table: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Which rows the epoch filter lets through, as a mask."""
+    """Which rows the epoch filter lets through, as a mask; the map of layers is of last epochs as it is."""
     epoch = st.session_state[state.EPOCH]
-    if epoch == "All":
+    if epoch == "All" or st.session_state[state.LEVEL] == "Layers":
         return np.ones(len(table), dtype=bool)
     if epoch == "Last":
         return (table["epoch"] == table.groupby("model")["epoch"].transform("max")).to_numpy()
@@ -195,15 +203,16 @@ def _map(now: Current, drawn: Atlas, search: str) -> None:
         config=config_of(f"{now.zoo.name}-map"),
         alt=f"Map of {len(points)} points coloured by {short_label(colour)}",
     )
-    caption = _caption(now, projection, len(points))
+    caption = _caption(now, projection, points, by_layer=drawn.layer_names is not None)
     caption_and_downloads(figure, f"{now.zoo.name}-map", caption)
 
 
-def _caption(now: Current, projection: Projection, n_points: int) -> str:
-    splits = ", ".join(f"{name} {count}" for name, count in now.zoo.table["split"].value_counts(sort=False).items())
+def _caption(now: Current, projection: Projection, points: pd.DataFrame, *, by_layer: bool) -> str:
+    counts = now.zoo.table["split"].iloc[points["row"].unique()].value_counts(sort=False)
+    splits = ", ".join(f"{name} {count}" for name, count in counts.items())
     parts = [
         now.scope,
-        f"{n_points} points shown",
+        f"{len(points)} {'layers of the last epochs' if by_layer else 'points'} shown",
         f"{projection.method.upper()}, {projection.n_neighbors} neighbours"
         if projection.method == "umap"
         else "PCA",
@@ -225,7 +234,7 @@ def main() -> None:
         return
     level: Level = "layers" if st.session_state[state.LEVEL] == "Layers" else "models"
     found = atlas(known, level, st.session_state[state.METHOD].lower())
-    left, right = st.columns([2.3, 1], gap="medium")
+    left, right = st.columns([1.75, 1], gap="small")
     with left:
         _map(now, found, search)
     with right:

@@ -27,16 +27,12 @@ def _chosen_rows(now: Current) -> tuple[list[int], str]:
     others = [row for row in now.selected if row not in first]
     room = max(_MOST_MODELS - len(first), 0)
     if first or others:
-        said = ""
-        if len(others) > room:
-            said = f"{len(first) + room} of {len(first) + len(others)} chosen checkpoints"
-            if now.accuracy is not None:
-                # Neighbouring rows are epochs of one model; these are spread over what the selection holds.
-                values = now.zoo.table[now.accuracy].iloc[others].to_numpy(dtype=float, na_value=np.nan)
-                others = [others[i] for i in np.argsort(values)]
-                said += f", evenly spaced by {short_label(now.accuracy)}"
-            others = [others[round(i)] for i in np.linspace(0, len(others) - 1, room)] if room else []
-        return [*first, *others], said
+        if len(others) <= room:
+            return [*first, *others], ""
+        said = f"{len(first) + room} of {len(first) + len(others)} chosen checkpoints: "
+        said += "pinned and added ones, then " if first else ""
+        spread, how = _spread(now, others, room)
+        return [*first, *spread], said + how
     table = now.zoo.table
     last = table[table["epoch"] == table["epoch"].max()]
     if now.accuracy is None:
@@ -46,6 +42,23 @@ def _chosen_rows(now: Current) -> tuple[list[int], str]:
     return list(
         dict.fromkeys(rows)
     ), "best, median and worst of the last epoch, as an example: select models on Explore"
+
+
+def _spread(now: Current, rows: list[int], room: int) -> tuple[list[int], str]:
+    """At most ``room`` of ``rows``, which are more: different models first, of each its latest epoch."""
+    chosen = now.zoo.table.iloc[rows]
+    # Neighbouring rows of a table are epochs of one model. Rank 0 is the latest chosen epoch of each model.
+    rank = chosen.groupby("model")["epoch"].rank(method="first", ascending=False).to_numpy() - 1
+    latest = [row for row, r in zip(rows, rank, strict=True) if r == 0]
+    if len(latest) <= room:
+        order = np.argsort(rank, kind="stable")[:room]
+        return [rows[i] for i in order], "the latest chosen epochs of every model"
+    how = "one a model, its latest chosen epoch"
+    if now.accuracy is not None:
+        values = now.zoo.table[now.accuracy].iloc[latest].to_numpy(dtype=float, na_value=np.nan)
+        latest = [latest[i] for i in np.argsort(values, kind="stable")]
+        how += f", evenly spaced by {short_label(now.accuracy)}"
+    return [latest[round(i)] for i in np.linspace(0, len(latest) - 1, room)] if room else [], how
 
 
 def _band_rows(table: pd.DataFrame, choice: str) -> np.ndarray:

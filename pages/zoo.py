@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from pages.components import state
 from pages.components.charts import histogram, training_curves
 from pages.components.current import Current, current
 from pages.components.errors import explain
-from pages.components.labels import accuracy_columns, label, short_label
+from pages.components.labels import first_columns, label, short_label
 from pages.components.navigation import page
 from pages.components.palette import palette
+from pages.components.scorecard import scorecard
 from pages.components.show import inert, show_caption, show_figure, show_table, three
 
 _MOST_HIGHLIGHTED = 8
@@ -38,7 +38,9 @@ def _summary(now: Current) -> None:
         )
     counts = table.groupby("split")["model"].nunique()
     known = [name for name in _SPLITS if name in counts.index]
-    show_caption("Split by model: " + ", ".join(f"{name} {counts[name]}" for name in known))
+    dropped = now.zoo.dropped
+    said = "Split by model: " + ", ".join(f"{name} {counts[name]}" for name in known)
+    show_caption(said + (f" · {len(dropped)} left out" if len(dropped) else " · no model was left out"))
     with st.expander("Where it comes from", icon=":material/history:"):
         st.text(f"digest {now.zoo.digest}")
         st.code(
@@ -46,12 +48,9 @@ def _summary(now: Current) -> None:
         )
         if now.zoo.architecture is not None:
             st.code(json.dumps(now.zoo.architecture, indent=2, default=str), language="json")
-    dropped = now.zoo.dropped
     if len(dropped):
         with st.expander(f"{len(dropped)} left out", icon=":material/block:"):
             show_table(dropped, "dropped")
-    else:
-        show_caption("No model was left out.")
 
 
 def _accuracies(now: Current) -> None:
@@ -159,7 +158,7 @@ def _table(now: Current) -> None:
     if not len(rows):
         explain("No checkpoint matches.", "Shorten the search.")
         return
-    chosen = show_table(_first_columns(table.iloc[rows]), f"{now.zoo.name}-zoo", selectable=True)
+    chosen = show_table(first_columns(table.iloc[rows]), f"{now.zoo.name}-zoo", selectable=True)
     with st.container(horizontal=True):
         st.button(
             f"Select {len(chosen)}" if chosen else "Select",
@@ -180,13 +179,6 @@ def _table(now: Current) -> None:
     show_caption(f"{len(rows)} of {len(table)} checkpoints")
 
 
-def _first_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """What one looks for first stands first."""
-    first = ["model", "epoch", "split", *accuracy_columns(list(table.columns))]
-    first = [name for name in first if name in table.columns]
-    return table[[*first, *(name for name in table.columns if name not in first)]]
-
-
 def main() -> None:
     now = current()
     if now is None:
@@ -199,6 +191,8 @@ def main() -> None:
     with right:
         st.subheader("Training", anchor=False)
         _training(now)
+    st.subheader("Encoder", anchor=False)
+    scorecard(now.encoder, now.zoo.digest)
     st.subheader("Checkpoints", anchor=False)
     _table(now)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LABELS = {
     "train_accuracy": "train accuracy (fraction)",
@@ -46,3 +50,10 @@ def accuracy_columns(columns: list[str]) -> list[str]:
     """The columns that hold an accuracy, the most telling first: test, validation, then the others."""
     found = [name for name in columns if "accuracy" in name]
     return sorted(found, key=lambda name: (not name.startswith("test"), not name.startswith("val"), name))
+
+
+def first_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """A zoo's table with what one looks for first in front: the model, its epoch and split, how good it is."""
+    first = ["model", "epoch", "split", *accuracy_columns(list(table.columns))]
+    first = [name for name in first if name in table.columns]
+    return table[[*first, *(name for name in table.columns if name not in first)]]

@@ -17,6 +17,9 @@ from sane_engine.baselines import FEATURES, Feature, feature
 KINDS = ("weightwatcher", "sane")
 _TITLES = {"weightwatcher": "WeightWatcher", "sane": "SANE"}
 _FIRST_CHOICE = {"weightwatcher": "alpha", "sane": "norm"}
+LAYERS_SHOWN = ("Weight matrices", "With a power-law fit", "All")
+# How WeightWatcher's reason begins for a layer that is no matrix.
+_NO_MATRIX = "One value a channel"
 _KEYS = {"weightwatcher": state.LAYER_LEFT, "sane": state.LAYER_RIGHT}
 
 
@@ -63,19 +66,28 @@ def curve_pair(
         name: For the files.
         caption: Number of models, split, encoder.
     """
-    state.keep_valid("only-spectral", (False, True))
-    only = st.toggle(
-        "Only layers with a spectrum",
-        key="only-spectral",
-        persist_state="session",
-        help="Leave out normalisation layers and other layers that WeightWatcher has no values for, in both views.",
-    )
-    if only:
-        curves = _with_spectrum(curves)
+    state.keep_valid("layers-shown", LAYERS_SHOWN)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        shown = st.segmented_control(
+            "Layers shown",
+            LAYERS_SHOWN,
+            key="layers-shown",
+            required=True,
+            persist_state="session",
+            label_visibility="collapsed",
+            help="In both views: layers with a weight matrix; those that WeightWatcher has a power-law fit for; "
+            "or all, with normalisation layers and lone biases, which have no spectrum.",
+        )
+        curves, hidden = _visible(curves, str(shown))
+        if hidden:
+            show_caption(hidden)
+    visible = {int(layer) for group in curves.values() for curve in group for layer in curve.table["layer"]}
     n_layers = 1 + max((int(curve.table["layer"].max()) for group in curves.values() for curve in group), default=0)
     for kind, item, column in zip(KINDS, features, st.columns(2, gap="medium"), strict=True):
         with column:
             group, behind = curves.get(kind, ()), band.get(kind)
+            if behind is not None and shown != LAYERS_SHOWN[-1]:
+                behind = behind[behind["layer"].isin(visible)]
             if not group and behind is None:
                 explain(f"There is nothing to draw for {_TITLES[kind]}.", "See the note above.")
                 continue
@@ -92,19 +104,40 @@ def curve_pair(
             show_figure(figure, f"{name}-{kind}-{item.name}", said, alt=f"{item.label} over the layer index")
 
 
-def _with_spectrum(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[Curve]]:
-    """The curves without the layers where WeightWatcher has no alpha for the same model."""
-    seen = {
-        curve.name: set(curve.table.loc[curve.table["alpha"].notna(), "layer"])
-        for curve in curves.get("weightwatcher", ())
-    }
-    return {
+def _visible(curves: Mapping[str, Sequence[Curve]], shown: str) -> tuple[dict[str, list[Curve]], str]:
+    """The curves without the layers that are not asked for, and a sentence that says how many these are.
+
+    What a layer is, WeightWatcher's table of the same model says, so both views keep the same layers. A model
+    without such a table is drawn whole.
+    """
+    kept: dict[str, set[int]] = {}
+    hidden = total = 0
+    for curve in curves.get("weightwatcher", ()):
+        table = curve.table
+        if shown == "Weight matrices":
+            wanted = ~table["reason"].fillna("").str.startswith(_NO_MATRIX)
+        elif shown == "With a power-law fit":
+            wanted = table["alpha"].notna()
+        else:
+            wanted = pd.Series(True, index=table.index)
+        # A network of nothing else is not hidden whole.
+        if wanted.any():
+            kept[curve.name] = set(table.loc[wanted, "layer"])
+            hidden += int((~wanted).sum())
+        total += len(table)
+    filtered = {
         kind: [
-            Curve(curve.name, curve.table[curve.table["layer"].isin(seen.get(curve.name, set()))], curve.pinned)
+            Curve(curve.name, curve.table[curve.table["layer"].isin(kept[curve.name])], curve.pinned)
+            if curve.name in kept
+            else curve
             for curve in group
         ]
         for kind, group in curves.items()
     }
+    if not hidden:
+        return filtered, ""
+    what = "normalisation layers, lone biases and scales" if shown == "Weight matrices" else "layers without a fit"
+    return filtered, f"{hidden} of {total} layers hidden: {what}"
 
 
 def layer_table(tables: Mapping[str, Mapping[str, pd.DataFrame]], name: str) -> None:

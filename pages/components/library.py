@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,12 @@ def default_encoder(zoo_key: str | None) -> str | None:
 def encoder_digest(name: str) -> str:
     """Digest of an encoder, without loading it."""
     return str(encoder_record(_encoder_folders()[name])["digest"])
+
+
+def encoder_provenance(name: str) -> dict[str, Any]:
+    """What an encoder was trained on and how well it does, without loading it."""
+    found = encoder_record(_encoder_folders()[name]).get("provenance")
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def get_encoder(name: str) -> Sane:

@@ -46,7 +46,6 @@ def _declare() -> st.Page:
             title=title,
             # No icon: as the browser tab's icon, Streamlit would fetch it from another server. The default page
             # answers at "/" only; its own name is kept for the alias below.
-            # answers at "/" only; its own name is kept for the alias below.
             url_path="start" if name == "explore" else name,
             default=name == "explore",
         )

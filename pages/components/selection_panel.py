@@ -7,7 +7,7 @@ import streamlit as st
 from pages.components import state
 from pages.components.current import Current
 from pages.components.errors import explain
-from pages.components.labels import short_label
+from pages.components.labels import first_columns, short_label
 from pages.components.navigation import page_path
 from pages.components.show import inert, show_caption, show_table, three
 from sane_engine.tables import set_apart
@@ -29,7 +29,7 @@ def selection_panel(now: Current) -> None:
     _actions(now, rows)
     _apart(now, rows)
     table = now.zoo.table.iloc[rows]
-    chosen = show_table(table, "selection", selectable=True)
+    chosen = show_table(first_columns(table), "selection", selectable=True)
     if chosen:
         state_rows = [rows[i] for i in chosen]
         st.button(
