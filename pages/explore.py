@@ -17,7 +17,7 @@ from pages.components.library import Atlas, atlas
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.selection_panel import selection_panel
-from pages.components.show import caption_and_downloads, config_of, inert, three
+from pages.components.show import caption_and_downloads, config_of, one_line, three
 from sane_engine.demo import Level
 from sane_engine.projection import Projection
 
@@ -44,7 +44,7 @@ def _controls(now: Current) -> str:
     colour.selectbox(
         "Colour",
         offered,
-        format_func=lambda name: inert(short_label(name)),
+        format_func=lambda name: one_line(short_label(name)),
         key=state.COLOUR,
         persist_state="session",
         on_change=state.redraw_map,
@@ -138,7 +138,7 @@ def _on_gesture(chart: str) -> None:
     state.select(rows, redraw=False)
 
 
-def _map(now: Current, drawn: Atlas, search: str) -> None:
+def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
     colour = st.session_state[state.COLOUR]
     shown = _shown_rows(now.zoo.table)
     points = _points(now, drawn, colour)
@@ -200,14 +200,14 @@ def _map(now: Current, drawn: Atlas, search: str) -> None:
         key=chart,
         on_select=lambda: _on_gesture(chart),
         selection_mode=_SELECTING[st.session_state[state.GESTURE]],
-        config=config_of(f"{now.zoo.name}-map"),
+        config=config_of(f"{now.name}-map"),
         alt=f"Map of {len(points)} points coloured by {short_label(colour)}",
     )
-    caption = _caption(now, projection, points, by_layer=drawn.layer_names is not None)
-    caption_and_downloads(figure, f"{now.zoo.name}-map", caption)
+    caption = _caption(now, projection, points, by_layer=drawn.layer_names is not None, n_foreign=n_foreign)
+    caption_and_downloads(figure, f"{now.name}-map", caption)
 
 
-def _caption(now: Current, projection: Projection, points: pd.DataFrame, *, by_layer: bool) -> str:
+def _caption(now: Current, projection: Projection, points: pd.DataFrame, *, by_layer: bool, n_foreign: int) -> str:
     counts = now.zoo.table["split"].iloc[points["row"].unique()].value_counts(sort=False)
     splits = ", ".join(f"{name} {count}" for name, count in counts.items())
     parts = [
@@ -221,6 +221,8 @@ def _caption(now: Current, projection: Projection, points: pd.DataFrame, *, by_l
         f"split: {splits}",
         f"encoder {now.encoder}",
     ]
+    if n_foreign:
+        parts.append(f"{n_foreign} checkpoints of another architecture than the encoder was trained on")
     return " · ".join(parts + ([projection.note] if projection.note else []))
 
 
@@ -236,7 +238,7 @@ def main() -> None:
     found = atlas(known, level, st.session_state[state.METHOD].lower())
     left, right = st.columns([1.75, 1], gap="small")
     with left:
-        _map(now, found, search)
+        _map(now, found, search, int(known.embeddings.foreign.sum()))
     with right:
         selection_panel(now)
 

@@ -29,7 +29,7 @@ from pages.components.layer_views import KINDS, curve_pair, feature_pickers, lay
 from pages.components.library import sane_layers
 from pages.components.navigation import page
 from pages.components.palette import palette
-from pages.components.show import inert, show_caption, show_figure, show_table, three
+from pages.components.show import inert, one_line, show_caption, show_figure, show_table, three
 from pages.components.sidebar import UPLOAD_LIMIT_MB
 from pages.components.working import working
 from sane_engine.demo import Precomputed
@@ -104,7 +104,7 @@ def _model_of_the_zoo(now: Current | None) -> list[Inspected]:
         names,
         key=state.OPENED_MODEL,
         persist_state="session",
-        format_func=lambda row: "none" if row is None else inert(now.name_of(row)),
+        format_func=lambda row: "none" if row is None else one_line(now.name_of(row)),
     )
     if row is None:
         return []
@@ -145,9 +145,9 @@ def _curves(
             known_tables = (known.weightwatcher, sane_layers(known))
             for kind, whole, item in zip(KINDS, known_tables, features, strict=True):
                 band[kind] = bands(whole[whole["row"].isin(last)], item.name)
-            caption += f" · band: last epoch of {now.zoo.name}, all splits"
+            caption += f" · band: last epoch of {now.name}, all splits"
         else:
-            caption += f" · no band: other layers than {now.zoo.name}"
+            caption += f" · no band: other layers than {now.name}"
         caption += f" · encoder {now.encoder}"
     curve_pair(curves, features, band, name="inspect", caption=caption)
     return tables
@@ -216,15 +216,16 @@ def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomp
         figure.add_scattergl(
             x=[x],
             y=[y],
-            mode="markers+text",
+            # One name fits beside its star; several, often at nearly the same place, stand in the legend.
+            mode="markers+text" if len(placed) == 1 else "markers",
             text=[in_plot(model.name)],
-            textposition=("top center", "bottom center")[i % 2],
+            textposition="top center",
             name=in_plot(model.name),
-            showlegend=False,
+            showlegend=len(placed) > 1,
             textfont={"color": colours.text},
             marker={
                 "symbol": "star",
-                "size": 17,
+                "size": 17 if len(placed) == 1 else max(22 - 4 * i, 10),
                 "color": colours.category(i),
                 "line": {"width": 1.5, "color": colours.text},
             },
@@ -242,13 +243,14 @@ def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomp
 
 def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Precomputed) -> None:
     st.text(model.name)
-    ratio = float(where.ratio[i])
+    ratio, nearest_sd = float(where.ratio[i]), float(where.distances[i, 0])
     notes = model.notes.get(str(known.record["encoder_digest"]), ())
     if where.outside[i]:
         st.warning(
             inert(
-                f"Outside what this zoo knows: its nearest model is {ratio:.2f} times as far as the zoo's own "
-                "models are from theirs (95th percentile). Its place on the map says little."
+                f"Outside what this zoo knows: its nearest model is {nearest_sd:.3g} sd away, while 95 % of the "
+                f"zoo's own models have another within {nearest_sd / ratio:.3g} sd. "
+                "Its place on the map says little."
             ),
             icon=":material/travel_explore:",
         )

@@ -12,7 +12,7 @@ from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import curve_pair, feature_pickers, layer_table
 from pages.components.library import sane_layers, spectra
 from pages.components.navigation import page
-from pages.components.show import inert, show_caption
+from pages.components.show import one_line, show_caption
 from pages.components.working import working
 from sane_engine.demo import Precomputed
 
@@ -77,7 +77,7 @@ def main() -> None:
     models.multiselect(
         "Add checkpoints",
         range(len(table)),
-        format_func=lambda row: inert(now.name_of(row)),
+        format_func=lambda row: one_line(now.name_of(row)),
         key="layer-models",
         persist_state="session",
         placeholder="to the selected and pinned ones",
@@ -105,12 +105,12 @@ def main() -> None:
         for (kind, view), item in zip(whole.items(), features, strict=True):
             band[kind] = bands(view[view["row"].isin(behind_rows)], item.name)
     caption = f"{now.scope} · band: {choice.lower()}, all splits · encoder {now.encoder}"
-    curve_pair(curves, features, band, name=now.zoo.name, caption=caption)
+    curve_pair(curves, features, band, name=now.name, caption=caption)
     st.subheader("Layers", anchor=False)
     tables = {
         now.name_of(row): {kind: group[i].table for kind, group in curves.items()} for i, row in enumerate(rows)
     }
-    layer_table(tables, now.zoo.name)
+    layer_table(tables, now.name)
 
 
 def _spectral(now: Current, known: Precomputed | None, rows: list[int]) -> pd.DataFrame:

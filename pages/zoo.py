@@ -15,7 +15,7 @@ from pages.components.labels import first_columns, label, short_label
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.scorecard import scorecard
-from pages.components.show import inert, show_caption, show_figure, show_table, three
+from pages.components.show import inert, one_line, show_caption, show_figure, show_table, three
 
 _MOST_HIGHLIGHTED = 8
 _SPLITS = ("train", "validation", "test")
@@ -25,7 +25,7 @@ _METRICS = ("accuracy", "loss", "gap")
 def _summary(now: Current) -> None:
     table = now.zoo.table
     cells = st.columns([2, 1, 1, 1, 1.4])
-    cells[0].metric("Zoo", inert(now.zoo.name))
+    cells[0].metric("Zoo", inert(now.name))
     cells[1].metric("Models", f"{table['model'].nunique():,}")
     cells[2].metric("Epochs", f"{table['epoch'].nunique():,}")
     cells[3].metric("Checkpoints", f"{len(table):,}")
@@ -69,7 +69,7 @@ def _accuracies(now: Current) -> None:
         "Property",
         offered,
         index=offered.index(now.accuracy) if now.accuracy in offered else 0,
-        format_func=lambda name: inert(short_label(name)),
+        format_func=lambda name: one_line(short_label(name)),
         key="zoo-metric",
         persist_state="session",
     )
@@ -88,7 +88,7 @@ def _accuracies(now: Current) -> None:
     groups = {str(name): numbers[(part[by] == name).to_numpy()] for name in order}
     show_figure(
         histogram(groups, label(metric), colours=palette()),
-        f"{now.zoo.name}-{metric}-histogram",
+        f"{now.name}-{metric}-histogram",
         f"n = {len(part)} checkpoints, {part['model'].nunique()} models · epoch: {epoch.lower()} · split by model",
         alt=f"Histogram of {short_label(metric)}",
     )
@@ -112,7 +112,7 @@ def _training(now: Current) -> None:
         "Property over the epochs",
         metrics,
         index=metrics.index(now.accuracy) if now.accuracy in metrics else 0,
-        format_func=lambda name: inert(short_label(name)),
+        format_func=lambda name: one_line(short_label(name)),
         key="curve-metric",
         persist_state="session",
     )
@@ -120,7 +120,7 @@ def _training(now: Current) -> None:
     colour = right.selectbox(
         "Colour",
         parameters,
-        format_func=lambda name: "one colour" if name is None else inert(short_label(name)),
+        format_func=lambda name: "one colour" if name is None else one_line(short_label(name)),
         key="curve-colour",
         persist_state="session",
     )
@@ -137,7 +137,7 @@ def _training(now: Current) -> None:
     said = f"{now.scope} · all splits"
     if models:
         said += f" · {min(len(models), _MOST_HIGHLIGHTED)} of {len(models)} selected models on top"
-    show_figure(figure, f"{now.zoo.name}-{metric}-curves", said, alt=f"{short_label(metric)} over the epochs")
+    show_figure(figure, f"{now.name}-{metric}-curves", said, alt=f"{short_label(metric)} over the epochs")
 
 
 def _table(now: Current) -> None:
@@ -158,7 +158,7 @@ def _table(now: Current) -> None:
     if not len(rows):
         explain("No checkpoint matches.", "Shorten the search.")
         return
-    chosen = show_table(first_columns(table.iloc[rows]), f"{now.zoo.name}-zoo", selectable=True)
+    chosen = show_table(first_columns(table.iloc[rows]), f"{now.name}-zoo", selectable=True)
     with st.container(horizontal=True):
         st.button(
             f"Select {len(chosen)}" if chosen else "Select",

@@ -9,7 +9,7 @@ import streamlit as st
 from pages.components import state
 from pages.components.errors import explain, show_failure
 from pages.components.labels import accuracy_columns
-from pages.components.library import get_zoo, kept, make_kept
+from pages.components.library import get_zoo, kept, make_kept, zoo_choices
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
 from sane_engine.demo import Precomputed
@@ -22,6 +22,7 @@ class Current:
 
     Attributes:
         key: What links call the zoo.
+        name: What the user calls it; an uploaded zoo lies under another name on disk.
         zoo: The zoo.
         encoder: Name of the encoder, or None where there is none.
         selected: Row numbers in ``zoo.table``.
@@ -29,6 +30,7 @@ class Current:
     """
 
     key: str
+    name: str
     zoo: Zoo
     encoder: str | None
     selected: tuple[int, ...]
@@ -70,7 +72,12 @@ def current() -> Current | None:
     zoo = get_zoo(key)
     n = len(zoo.table)
     return Current(
-        key, zoo, st.session_state.get(state.ENCODER), state.selected_rows(key, n), state.pinned_row(key, n)
+        key,
+        zoo_choices().get(key, zoo.name),
+        zoo,
+        st.session_state.get(state.ENCODER),
+        state.selected_rows(key, n),
+        state.pinned_row(key, n),
     )
 
 
@@ -85,7 +92,7 @@ def embedded(now: Current) -> Precomputed | None:
     wanted = f"embed-{now.key}-{now.encoder}"
     if not st.session_state.get(wanted):
         explain(
-            f"{now.zoo.name} has not been seen through the encoder {now.encoder}.",
+            f"{now.name} has not been seen through the encoder {now.encoder}.",
             "Embed it once: embeddings, maps and WeightWatcher's features are then kept.",
         )
         label = f"Embed {len(now.zoo.table):,} checkpoints"

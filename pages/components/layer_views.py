@@ -11,7 +11,7 @@ from pages.components import state
 from pages.components.errors import explain
 from pages.components.layer_charts import Curve, layer_curves
 from pages.components.palette import palette
-from pages.components.show import inert, show_caption, show_figure, show_table
+from pages.components.show import one_line, show_caption, show_figure, show_table
 from sane_engine.baselines import FEATURES, Feature, feature
 
 KINDS = ("weightwatcher", "sane")
@@ -152,7 +152,7 @@ def layer_table(tables: Mapping[str, Mapping[str, pd.DataFrame]], name: str) -> 
     if len(tables) > 1:
         state.keep_valid("layer-table", list(tables))
         chosen = st.selectbox(
-            "Checkpoint", list(tables), format_func=inert, key="layer-table", persist_state="session"
+            "Checkpoint", list(tables), format_func=one_line, key="layer-table", persist_state="session"
         )
     else:
         chosen = next(iter(tables))

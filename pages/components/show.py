@@ -138,6 +138,11 @@ def inert(text: object) -> str:
     return _NUMBERED.sub(r"\1\\", escaped)
 
 
+def one_line(text: object) -> str:
+    """Text from a file, for a place that shows it as it is, such as the options of a menu."""
+    return " ".join(str(text).split())
+
+
 def show_caption(text: str) -> None:
     """A line of small print; the text is shown as it is, never read as Markdown."""
     st.caption(inert(text))

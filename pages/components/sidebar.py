@@ -10,7 +10,7 @@ from pages.components import state
 from pages.components.errors import show_failure, show_refusal
 from pages.components.library import default_encoder, encoder_choices, get_zoo, zoo_choices
 from pages.components.opening import forget, open_path, open_upload, opened_zoos
-from pages.components.show import inert
+from pages.components.show import inert, one_line
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
 
@@ -44,7 +44,7 @@ def _zoo_picker() -> None:
     st.selectbox(
         "Zoo",
         list(choices),
-        format_func=lambda key: inert(choices.get(key, key)),
+        format_func=lambda key: one_line(choices.get(key, key)),
         key=state.ZOO,
         persist_state="session",
         on_change=_forget_encoder,
@@ -68,7 +68,7 @@ def _encoder_picker() -> None:
     st.selectbox(
         "Encoder",
         list(choices),
-        format_func=inert,
+        format_func=one_line,
         key=state.ENCODER,
         persist_state="session",
         on_change=state.redraw_map,

@@ -132,3 +132,18 @@ def test_memory_computes_once_for_all_who_ask_and_forgets_failures() -> None:
     memory.put("third", 1)
     memory.put("fourth", 2)
     assert memory.peek("key") is None, "the least recently used goes first"
+
+
+def test_scorecard_puts_held_out_splits_first_and_names_what_is_missing_nowhere() -> None:
+    from pages.components.scorecard import scorecard_table
+
+    table = scorecard_table(
+        {
+            "train": {"models": 7, "checkpoints": 14, "r2": {"sane": 0.99, "pca": 0.95}},
+            "test": {"models": 2, "checkpoints": 4, "r2": {"sane": 0.98, "pca": 0.9}},
+            "validation": None,
+        }
+    )
+    assert table["split"].tolist() == ["test", "train"]
+    assert table["R² SANE"].tolist() == [0.98, 0.99]
+    assert "loss (points)" not in table, "the zoo has no accuracy"

@@ -321,3 +321,79 @@ def test_damaged_embeddings_are_said_in_one_line(broken_app: Open) -> None:
     shown = broken_app("explore")
     assert_healthy(shown)
     assert len(shown.error) == 1
+
+
+def zoo_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for seed in range(4):
+            archive.writestr(f"net{seed}.safetensors", bytes(to_safetensors(network(seed))))
+    return buffer.getvalue()
+
+
+def test_an_uploaded_zip_opens_as_a_zoo_under_its_own_name(app: Open) -> None:
+    shown = app("zoo")
+    uploader = next(item for item in shown.file_uploader if not item.accept_multiple_files)
+    uploader.set_value(("my_nets.zip", zoo_zip(), "application/zip")).run()
+    assert_healthy(shown)
+    assert not shown.error
+    assert shown.session_state[state.ZOO].startswith("opened-")
+    assert shown.metric[0].value.replace("\\", "") == "my_nets.zip"
+    shown.switch_page("pages/explore.py").run()
+    assert "my_nets.zip has not been seen through the encoder" in texts(shown)
+
+
+def test_an_empty_zip_is_one_line_and_the_zoo_stays(app: Open) -> None:
+    shown = app("zoo")
+    uploader = next(item for item in shown.file_uploader if not item.accept_multiple_files)
+    uploader.set_value(("nothing.zip", empty_zip(), "application/zip")).run()
+    assert_healthy(shown)
+    assert len(shown.error) == 1
+    assert shown.session_state[state.ZOO] == "tiny"
+
+
+def test_stopped_work_stays_stopped_until_it_is_resumed(app: Open) -> None:
+    shown = app("inspect", zoo="tiny", model="5")
+    shown.session_state["stopped-Looking at the layers"] = True
+    shown.run()
+    assert_healthy(shown)
+    assert "stopped, nothing was changed" in texts(shown)
+    assert "1 curve" not in texts(shown)
+    shown.button(key="resume-Looking at the layers").click().run()
+    assert_healthy(shown)
+    assert "1 curve" in texts(shown)
+
+
+def test_normalisation_layers_are_hidden_until_asked_for(app: Open) -> None:
+    tensors = {"a.weight": torch.randn(16, 20), "b.weight": torch.randn(10, 16), "n.weight": torch.ones(16)}
+    shown = drop(app("inspect"), ("normed.safetensors", bytes(to_safetensors(tensors))))
+    assert "1 of 3 layers hidden" in texts(shown)
+    shown.segmented_control(key="layers-shown").set_value("All").run()
+    assert_healthy(shown)
+    assert "hidden" not in texts(shown)
+    assert "1 layer value missing" in texts(shown)
+
+
+def test_a_big_selection_is_shown_by_different_models_at_their_latest_epoch(app: Open) -> None:
+    shown = app("layers", zoo="tiny", selection=f"0-{MODELS * len(EPOCHS) - 1}")
+    assert_healthy(shown)
+    names = list(shown.selectbox(key="layer-table").options)
+    assert len({name.split(" · ")[0] for name in names}) == len(names) == 8
+    assert all(name.endswith(f"epoch {EPOCHS[-1]}") for name in names)
+    assert "8 of 36 chosen checkpoints: one a model, its latest chosen epoch" in texts(shown)
+
+
+def test_menus_show_names_from_files_as_they_are(app: Open) -> None:
+    shown = app("layers")
+    assert any(name.startswith("net_03*bold*") for name in shown.multiselect(key="layer-models").options)
+
+
+def test_the_map_of_layers_says_that_it_holds_last_epochs(app: Open) -> None:
+    shown = app("explore", level="Layers", epoch="1")
+    assert_healthy(shown)
+    assert "layers of the last epochs shown" in texts(shown)
+    assert shown.selectbox(key=state.EPOCH).disabled
+
+
+def test_an_encoder_without_a_scorecard_says_how_to_measure_it(app: Open) -> None:
+    assert "python -m sane_engine reconstruct ZOO --encoder tiny-sane" in texts(app("zoo"))
