@@ -111,6 +111,16 @@ def test_child_processes_give_the_same_zoo(varied: ZooSpec, zoo: Zoo) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_the_number_of_threads_changes_nothing(varied: ZooSpec, zoo: Zoo) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert_same_weights(zoo, train_zoo(varied, workers=0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_table_says_what_each_model_is(varied: ZooSpec, zoo: Zoo, digits: Dataset) -> None:
     table = zoo.table
     assert len(table) == 10 * 4
@@ -272,7 +282,8 @@ def test_provenance_repeats_the_zoo(varied: ZooSpec, zoo: Zoo, digits: Dataset) 
     assert provenance["data"] == {"name": "digits", "sha256": digits.digest}
     assert provenance["torch"] == torch.__version__
     assert provenance["seconds"] > 0
-    assert "train-zoo" in provenance["command"]
+    assert "train_zoo" in provenance["command"]
+    assert provenance["commit"] is None or len(provenance["commit"]) >= 40
 
 
 def test_evaluate_matches_the_table_and_can_be_cancelled(zoo: Zoo, digits: Dataset) -> None:

@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -92,8 +91,3 @@ class TrainingFolder:
     def missing(self) -> list[int]:
         """Numbers of the chunks still to be trained."""
         return [number for number in range(len(self.chunks)) if self.load(number) is None]
-
-
-def use_one_thread() -> None:
-    """Give this process one thread: beside other processes a second one makes small products many times slower."""
-    torch.set_num_threads(1)

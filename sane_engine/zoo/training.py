@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -116,6 +117,23 @@ class _Chunk:
 
 
 @torch.no_grad()
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block.
+
+    Beside other processes a second thread makes small products many times slower. And the number of threads decides
+    the order of sums, so a zoo trained here and one trained in children are equal to the bit only on equal terms.
+    (The number is not always what it was at the start: UMAP's compiler sets it for the whole process.)
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def train_chunk(
     spec: ZooSpec, plans: Sequence[ModelPlan], dataset: Dataset, *, after_epoch: Callable[[int], None]
 ) -> TrainedChunk:

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from sane_engine.zoo.chunk_files import TrainingFolder, use_one_thread
+from sane_engine.zoo.chunk_files import TrainingFolder
 from sane_engine.zoo.training import train_chunk
 
 
@@ -26,7 +26,6 @@ def _say_epoch(chunk: int, epoch: int) -> None:
 
 def main(path: str) -> None:
     """Train the chunks whose numbers arrive on standard input."""
-    use_one_thread()
     folder, dataset = TrainingFolder.open(Path(path))
     _say(ready=True)
     for line in sys.stdin:
