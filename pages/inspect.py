@@ -182,8 +182,11 @@ def _where(models: list[Inspected], now: Current, known: Precomputed) -> None:
     with left:
         _map(placed, where, now, known)
     with right:
-        for i, model in enumerate(placed):
-            _verdict(model, where, i, now, known)
+        # One below the other, several verdicts would push the layer table off the screen.
+        places = st.tabs([inert(model.name) for model in placed]) if len(placed) > 1 else [st.container()]
+        for i, (place, model) in enumerate(zip(places, placed, strict=True)):
+            with place:
+                _verdict(model, where, i, now, known)
 
 
 def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomputed) -> None:
