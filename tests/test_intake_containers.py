@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,10 @@ def test_weights_that_are_not_finite_load_and_are_counted() -> None:
     checkpoint = load_checkpoint(torch_bytes(state))
     assert checkpoint.properties["non_finite"] == 2
     assert_same(checkpoint.tensors, state)
+
+
+@pytest.mark.parametrize("length", [128, 384, 640, 1408, 0x4B50, 65536 + 128, 0x8B1F])
+def test_the_length_of_a_safetensors_header_is_never_taken_for_another_format(length: int) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    found = load_checkpoint(struct.pack("<Q", length) + header + struct.pack("<f", 1.5))
+    assert found.tensors["w"].tolist() == [1.5]

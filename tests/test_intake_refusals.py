@@ -11,9 +11,11 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attacks
 import numpy as np
@@ -302,7 +304,45 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(tmp_path.iterdir())
 
 
+def test_the_child_is_gone_once_its_reader_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """… and before the private folder is removed, into which it might still write."""
+    path = tmp_path / "a.pt"
+    path.write_bytes(torch_bytes({"w": torch.ones(2)}))
+    children: list[subprocess.Popen[bytes]] = []
+    started = subprocess.Popen
+
+    def noted(*arguments: Any, **keywords: Any) -> subprocess.Popen[bytes]:
+        children.append(started(*arguments, **keywords))
+        return children[-1]
+
+    alive: list[bool] = []
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    leave = tempfile.TemporaryDirectory.__exit__
+
+    def watched(self: tempfile.TemporaryDirectory[str], *arguments: Any) -> None:
+        alive.append(children[0].poll() is None)
+        leave(self, *arguments)
+
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "__exit__", watched)
+    reading = load_each([path] * 500)
+    next(reading)
+    reading.close()
+    assert alive == [False]
+
+
 def test_the_child_never_imports_torch() -> None:
     modules = "sys, sane_engine.intake, sane_engine.intake.worker"
     code = f"import {modules}; assert not {{'torch', 'numpy'}} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("path", "code"), [("a\0b", "missing"), ("a" * 5000, "unreadable")])
+def test_paths_that_cannot_exist(path: str, code: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        load_checkpoint(path)
+    assert caught.value.code == code
+
+
+def test_a_lone_tensor_is_called_one() -> None:
+    with pytest.raises(Refusal, match="one tensor without a name"):
+        load_checkpoint(torch_bytes(torch.ones(2)))

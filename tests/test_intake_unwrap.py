@@ -14,7 +14,7 @@ from attacks import torch_bytes
 from torch import nn
 
 from sane_engine.checkpoint import Checkpoint, Refusal
-from sane_engine.intake import load_checkpoint
+from sane_engine.intake import load_checkpoint, save_checkpoint
 
 
 def state(prefix: str = "", fill: float = 1.0) -> dict[str, torch.Tensor]:
@@ -167,3 +167,21 @@ def test_a_tree_that_contains_itself_ends() -> None:
     content["history"]["all"] = content["history"]
     content["self"] = content
     assert list(load_checkpoint(torch_bytes(content)).tensors) == NAMES
+
+
+def test_signs_that_torch_has_put_off_are_never_dropped(tmp_path: Path) -> None:
+    negated = torch.randn(4, dtype=torch.complex64).conj().imag
+    assert negated.is_neg()
+    found = load_checkpoint(torch_bytes({"negated": negated, "w": torch.ones(2)}))
+    assert list(found.tensors) == ["w"]
+    assert found.provenance.ignored[0][0] == "negated"
+    for suffix in (".pt", ".safetensors"):
+        save_checkpoint({"negated": negated}, tmp_path / f"own{suffix}")
+        assert torch.equal(load_checkpoint(tmp_path / f"own{suffix}").tensors["negated"], negated)
+
+
+def test_properties_that_no_one_could_write_down_do_not_cost_the_weights() -> None:
+    found = load_checkpoint(torch_bytes({"state_dict": {"a\ud800": torch.ones(2)}, "n": 10**5000, "s": "\ud800"}))
+    assert list(found.tensors) == ["a?"]
+    assert found.properties == {"s": "?"}
+    assert found.provenance.ignored == (("n", "integer of more than 64 bits"),)

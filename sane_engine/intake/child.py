@@ -9,7 +9,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def _environment() -> dict[str, str]:
 
 def answers(
     sources: list[Path], folder: Path, limits: Limits, *, alone: bool, cancelled: CancelCheck | None = None
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """What the child says about each source, in order.
 
     A source during which the child dies or runs out of time gets a refusal, and a fresh child goes on with the
@@ -52,14 +52,17 @@ def answers(
     while done < len(sources):
         home = folder / f"from-{done}"
         home.mkdir(mode=0o700)
-        for answer in _one_child(sources[done:], home, limits, alone=alone, cancelled=cancelled):
-            yield answer | {"folder": str(home / str(answer["number"]))}
-            done += 1
+        with contextlib.closing(
+            _one_child(sources[done:], home, limits, alone=alone, cancelled=cancelled)
+        ) as child:
+            for answer in child:
+                yield answer | {"folder": str(home / str(answer["number"]))}
+                done += 1
 
 
 def _one_child(
     sources: list[Path], folder: Path, limits: Limits, *, alone: bool, cancelled: CancelCheck | None
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     waits = [limits.patience(_size(path)) for path in sources]
     command = [sys.executable, "-P", "-s", "-m", "sane_engine.intake"]
     with subprocess.Popen(
@@ -128,5 +131,5 @@ def _size(path: Path) -> int:
             beside = path if path.is_dir() else path.parent
             return sum(entry.stat().st_size for entry in beside.iterdir() if entry.is_file())
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null character in the path
         return 0

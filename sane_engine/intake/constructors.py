@@ -159,6 +159,10 @@ def _rebuild(arguments: tuple[Any, ...], limits: Limits) -> object:
     if not isinstance(typed, TypedStorage):
         raise refusals.damaged("a tensor without data")
     dtype = arguments[6].name if len(arguments) > 6 and isinstance(arguments[6], DType) else typed.dtype
+    metadata = arguments[-1] if len(arguments) > 6 else None
+    if isinstance(metadata, dict) and (metadata.get("conj") or metadata.get("neg")):
+        # The storage holds the values before a conjugation or change of sign that torch has put off.
+        return Opaque("tensor whose sign or conjugate is not yet applied")
     if not dtype:
         return Opaque("tensor of a type that is not read")
     return view(typed.storage, dtype, shape, stride, offset, limits)

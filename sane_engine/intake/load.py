@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -93,14 +94,17 @@ def load_checkpoints(
 
 def load_each(
     paths: Sequence[str | Path], *, limits: Limits = DEFAULT_LIMITS, cancelled: CancelCheck | None = None
-) -> Iterator[list[Checkpoint] | Refusal]:
+) -> Generator[list[Checkpoint] | Refusal]:
     """Load many files with one child for all of them, in order; a bad file gives its refusal and ends nothing.
 
     Starting a child takes about 0.1 s, which a folder of thousands of small checkpoints should pay once.
     """
     files = [Path(path) for path in paths]
-    with tempfile.TemporaryDirectory(prefix="sane-intake-") as private:
-        replies = answers(files, Path(private), limits, alone=False, cancelled=cancelled)
+    # Whoever stops early ends the child first: it must not write into the folder while that is removed.
+    with (
+        tempfile.TemporaryDirectory(prefix="sane-intake-") as private,
+        closing(answers(files, Path(private), limits, alone=False, cancelled=cancelled)) as replies,
+    ):
         for path, answer in zip(files, replies, strict=True):
             try:
                 yield _checkpoints(answer, path, path.name)

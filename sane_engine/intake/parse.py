@@ -134,6 +134,13 @@ def _beside(directory: ZipDirectory, name: str) -> Callable[[str], Source]:
     return open_shard
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long to exist, say: opening it gives the refusal
+        return False
+
+
 def parse(path: Path, files: Files, limits: Limits, *, alone: bool) -> list[Model]:
     """Every model in a file, or in a folder that is one sharded checkpoint.
 
@@ -146,7 +153,7 @@ def parse(path: Path, files: Files, limits: Limits, *, alone: bool) -> list[Mode
     Raises:
         Refusal: Nothing in it can be loaded.
     """
-    if path.is_dir():
+    if _is_folder(path):
         indices = sorted(path.glob(INDEX_PATTERN))
         if len(indices) != 1:
             raise refusals.folder()

@@ -28,12 +28,18 @@ def save_checkpoint(tensors: Mapping[str, Tensor], path: str | os.PathLike[str])
         ValueError: Another suffix.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         _save_safetensors(tensors, path)
-    elif path.suffix in {".pt", ".pth"}:
+    elif suffix in {".pt", ".pth"}:
         _save_torch(tensors, path)
     else:
         raise ValueError(f"cannot save as {path.suffix or 'a file without suffix'}: use .safetensors, .pt or .pth")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """On the CPU, contiguous, and with every change of sign or conjugation that torch has put off carried out."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 def _save_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -41,7 +47,7 @@ def _save_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
     from sane_engine.intake.containers.safetensors import ORDER_KEY
 
-    owned = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    owned = {name: _plain(tensor) for name, tensor in tensors.items()}
     seen: set[int] = set()
     for name, tensor in owned.items():
         address = tensor.untyped_storage().data_ptr()
@@ -61,7 +67,7 @@ def _save_torch(tensors: Mapping[str, Tensor], path: Path) -> None:
     state = {}
     for name, tensor in tensors.items():
         if id(tensor) not in copies:
-            plain = tensor.detach().cpu().contiguous()
+            plain = _plain(tensor)
             exact = plain.untyped_storage().nbytes() == plain.nbytes
             copies[id(tensor)] = plain if exact else plain.clone()
         state[name] = copies[id(tensor)]

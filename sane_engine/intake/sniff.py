@@ -46,17 +46,18 @@ def sniff(source: Source) -> str:
     if source.size == 0:
         raise refusals.empty()
     head = source.read(0, min(HEAD_BYTES, source.size))
+    # Before all else: a header of 128 or 19,280 bytes makes its length look like a pickle's or a zip's first bytes.
+    header = int.from_bytes(head[:8], "little")
+    if len(head) > 8 and head[8:9] == b"{" and header < 2**40:
+        if 8 + header > source.size:
+            raise refusals.truncated("the safetensors header is not complete")
+        return "safetensors"
     if head.startswith(b"PK"):
         if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
             return "zip"
         raise refusals.damaged("it starts like a zip archive and goes on otherwise")
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return "torch-legacy" if TORCH_MAGIC in head[2:32] else "pickle"
-    header = int.from_bytes(head[:8], "little")
-    if len(head) > 8 and head[8:9] == b"{" and header < 2**40:
-        if 8 + header > source.size:
-            raise refusals.truncated("the safetensors header is not complete")
-        return "safetensors"
     known = _known_other(head)
     if known is not None:
         raise known

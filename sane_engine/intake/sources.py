@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.intake import refusals
 from sane_engine.intake.limits import MIB, Limits
 from sane_engine.intake.tree import Extent
@@ -112,7 +113,9 @@ class Files:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise refusals.unreadable()
             size = self.stream(index).seek(0, 2)
-        except FileNotFoundError:
+        except Refusal:
+            raise
+        except (FileNotFoundError, ValueError):  # ValueError: a null character in the path
             raise refusals.missing() from None
         except OSError:
             raise refusals.unreadable() from None

@@ -38,6 +38,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 _PROPERTY_CHARACTERS = 200
 _PROPERTY_DEPTH = 3
+_INTEGER_BITS = 64
 
 
 @dataclass
@@ -89,16 +90,23 @@ def _resolved(value: object) -> object:
     return value.value if isinstance(value, NumpyArray) else value
 
 
+def _text(value: object) -> str:
+    """A key or text as Unicode: half a surrogate pair, which a pickle may hold, could not be written anywhere."""
+    if isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+        return "<large integer>"  # Python refuses to write out thousands of digits
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
 def _children(node: object) -> Iterator[tuple[str, object]]:
     """Keys and values of a dict, a list, or a list of (name, tensor) pairs."""
     if isinstance(node, dict):
         # dict.items(d), not d.items(): the tree holds only dicts made here, and stays right if that changes.
         for key, value in dict.items(node):
-            yield str(key), _resolved(value)
+            yield _text(key), _resolved(value)
     elif isinstance(node, list | tuple):
         pairs = [item for item in node if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)]
         if node and len(pairs) == len(node) and all(isinstance(_resolved(value), TensorView) for _, value in pairs):
-            yield from ((str(name), _resolved(value)) for name, value in pairs)
+            yield from ((_text(name), _resolved(value)) for name, value in pairs)
         else:
             yield from ((str(i), _resolved(value)) for i, value in enumerate(node))
 
@@ -230,9 +238,13 @@ def _remember(found: Found, name: str, value: object, limits: Limits) -> None:
     pending = [(name, value, 0)]
     while pending:
         name, value, depth = pending.pop()
-        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _PROPERTY_CHARACTERS):
+        if isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+            found.ignored.append((name, f"integer of more than {_INTEGER_BITS} bits"))
+        elif isinstance(value, bool | int | float) or (
+            isinstance(value, str) and len(value) <= _PROPERTY_CHARACTERS
+        ):
             if len(found.properties) < limits.properties and len(name) <= _PROPERTY_CHARACTERS:
-                found.properties[name] = value
+                found.properties[name] = _text(value) if isinstance(value, str) else value
         elif isinstance(value, dict) and depth < _PROPERTY_DEPTH:
             pending.extend((f"{name}.{key}", child, depth + 1) for key, child in [*_children(value)][::-1])
         elif isinstance(value, dict | list | tuple):
@@ -269,4 +281,6 @@ def _describe(root: object) -> str:
         return f"a dict with {names}{' …' if len(root) > 3 else ''}"
     if isinstance(root, dict | list | tuple):
         return f"a {type(root).__name__} of {len(root)} entries"
+    if isinstance(root, TensorView):
+        return "one tensor without a name"
     return root.kind if isinstance(root, Opaque) else f"one value of the type {type(root).__name__}"
