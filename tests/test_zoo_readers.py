@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -318,3 +319,64 @@ def test_a_file_that_went_away_is_said(wild: Path) -> None:
     (wild / "g0_0.pth").unlink()
     with pytest.raises(Refusal, match=r"g0_0\.pth"):
         zoo.tensors(0)
+
+
+def folder_with(root: Path, csv: str) -> Path:
+    for name in ("a.pt", "b.pt", "c.pt"):
+        write(root / name, weights(1.0))
+    (root / "runs.csv").write_text(csv)
+    return root
+
+
+def test_one_run_without_epochs_is_never_in_two_splits(tmp_path: Path) -> None:
+    for number in range(8):
+        for step in (100, 200, 300):
+            write(tmp_path / f"run{number}-epoch1-step{step}.pt", weights(float(step)))
+    zoo = load_zoo(tmp_path)
+    assert len(zoo) == zoo.table["model"].nunique() == 24
+    assert zoo.table["split"].nunique() == 3
+    assert (zoo.table.groupby(zoo.table["file"].str[:4])["split"].nunique() == 1).all()
+    assert (zoo.split(seed=5).table.groupby(zoo.table["file"].str[:4])["split"].nunique() == 1).all()
+
+
+def test_a_csv_with_wider_rows_than_its_header_shifts_no_column(tmp_path: Path) -> None:
+    zoo = load_zoo(folder_with(tmp_path, "file,acc\na.pt,0.5,\nb.pt,0.7,\n"))
+    assert "acc" not in zoo.table
+    assert "more values than its header" in zoo.dropped["reason"].iloc[0]
+
+
+def test_a_csv_of_too_many_cells_is_not_parsed(tmp_path: Path) -> None:
+    zoo = load_zoo(folder_with(tmp_path, "file,acc\n" + "," * 20_000_000))
+    assert "cells" in zoo.dropped["reason"].iloc[0]
+
+
+def test_columns_with_a_meaning_have_it_however_they_are_capitalised(tmp_path: Path) -> None:
+    zoo = load_zoo(folder_with(tmp_path, "File,Epoch,Model\na.pt,3,m\nb.pt,4,m\nc.pt,3,n\n"))
+    assert zoo.table[["model", "epoch"]].to_numpy().tolist() == [["m", 3], ["m", 4], ["n", 3]]
+
+
+def test_an_epoch_that_no_run_reaches_is_refused_or_left_out(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="whole-numbered"):
+        load_zoo(folder_with(tmp_path / "csv", "file,epoch\na.pt,1e30\nb.pt,2\nc.pt,3\n"))
+    write(tmp_path / "own" / "a.pt", {"state_dict": weights(1.0), "epoch": 1e300})
+    assert load_zoo(tmp_path / "own").table["epoch"].tolist() == [0]
+
+
+def test_columns_of_a_csv_do_not_change_what_is_read_back(tmp_path: Path) -> None:
+    zoo = load_zoo(folder_with(tmp_path / "zoo", "file,_layout,_row\na.pt,7,8\nb.pt,1,2\nc.pt,1,1\n"))
+    again = load_zoo(zoo.save(tmp_path / "native"))
+    pd.testing.assert_frame_equal(again.table, zoo.table)
+    write(tmp_path / "zoo" / "d.pt", weights(1.0, width=5))
+    with pytest.raises(Refusal, match="reserved"):
+        load_zoo(tmp_path / "zoo").save(tmp_path / "mixed")
+
+
+def test_a_file_name_that_is_no_unicode_can_be_saved(tmp_path: Path) -> None:
+    source = write(tmp_path / "zoo" / "a.pt", weights(1.0))
+    try:
+        source.rename(os.fsdecode(os.fsencode(source.parent) + b"/\xff.pt"))
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    zoo = load_zoo(tmp_path / "zoo")
+    assert zoo.table["model"].tolist() == ["?"]
+    assert load_zoo(zoo.save(tmp_path / "native")).digest == zoo.digest

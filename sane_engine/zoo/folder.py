@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,17 +88,17 @@ def _read_all(
     """Read files in order, in one child process of the intake."""
     from sane_engine.intake import load_each
 
-    for done, (file, outcome) in enumerate(
-        zip(files, load_each([root / f for f in files], cancelled=cancelled), strict=True)
-    ):
-        stop_if(cancelled)
-        progress(done, len(files), f"reading {file}")
-        if isinstance(outcome, Refusal):
-            yield file, outcome
-        elif len(outcome) > 1:
-            yield file, Refusal("several-checkpoints", f"It holds {len(outcome)} checkpoints.", "Unpack it here.")
-        else:
-            yield file, outcome[0]
+    with closing(load_each([root / f for f in files], cancelled=cancelled)) as read:
+        for done, (file, outcome) in enumerate(zip(files, read, strict=True)):
+            stop_if(cancelled)
+            progress(done, len(files), f"reading {file}")
+            if isinstance(outcome, Refusal):
+                yield file, outcome
+            elif len(outcome) > 1:
+                held = f"It holds {len(outcome)} checkpoints."
+                yield file, Refusal("several-checkpoints", held, "Unpack it here.")
+            else:
+                yield file, outcome[0]
     progress(len(files), len(files), f"{len(files)} files read")
 
 
@@ -156,10 +157,11 @@ def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | Non
     for file, outcome in _read_all(root, listing.files, progress, cancelled):
         given = properties.of(file)
         if isinstance(outcome, Refusal):
-            dropped.append((file, outcome.line()))
+            dropped.append((file.encode("utf-8", "replace").decode("utf-8"), outcome.line()))
             continue
         cache.put(len(rows), outcome.tensors)
-        rows.append((file, given, outcome.properties))
+        # A file name need not be Unicode on disk; in a table that is written and hashed it must be.
+        rows.append((file.encode("utf-8", "replace").decode("utf-8"), given, outcome.properties))
         signatures.append(signature_of(outcome.tensors))
         paths.append(root / file)
     family, known = families(signatures)
@@ -181,7 +183,7 @@ def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> 
                 "zoo-zipped-modelzoos", "This zip holds a modelzoos folder.", "Unpack it and open the folder."
             )
         properties, dropped = _csv_properties(_zipped_csvs(archive, members))
-    checkpoints = load_checkpoints(path)
+    checkpoints = load_checkpoints(path, cancelled=cancelled)
     progress(1, 1, f"{len(checkpoints)} checkpoints read")
     csvs = {*properties.files, *dict(dropped)}
     ignored = dict.fromkeys(pair for c in checkpoints for pair in c.provenance.ignored)

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from sane_engine.checkpoint import Refusal
+from sane_engine.zoo.table import LARGEST_EPOCH
 
 MAX_CSV_BYTES = 64 * 1024 * 1024
+MAX_CSV_CELLS = 20_000_000
 # Columns that may name the file a row is about, the likeliest first.
 FILE_COLUMNS = ("file", "filename", "path", "checkpoint", "name")
 # Given name → the name this house understands. A column keeps its own name beside it.
@@ -28,6 +30,8 @@ UNDERSTOOD = {
     "val_loss": "validation_loss",
     "valid_loss": "validation_loss",
 }
+# Columns with a meaning of their own, however they are capitalised.
+_OURS = ("model", "epoch", "split", "group")
 _SPLITS = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train", "testing": "test"}
 
 _WORD = r"(?:epochs?|ep|e|checkpoint|ckpt|chkpt)"
@@ -67,6 +71,15 @@ def model_and_epoch(name: str, root: str) -> tuple[str, int | None]:
     return "/".join(parts), None
 
 
+def _cells(content: bytes) -> int:
+    """Most cells that a CSV can have: a short file with one wide row would otherwise fill the memory."""
+    lines = widest = 0
+    for line in io.BytesIO(content):
+        lines += 1
+        widest = max(widest, line.count(b",") + 1)
+    return lines * widest
+
+
 def read_csv(content: bytes, name: str) -> pd.DataFrame | None:
     """Rows of a CSV about files, indexed by the file they name; ``None`` if it has no such column.
 
@@ -75,6 +88,10 @@ def read_csv(content: bytes, name: str) -> pd.DataFrame | None:
     """
     if len(content) > MAX_CSV_BYTES:
         raise Refusal("zoo-csv", f"{name} is larger than 64 MB.", "Leave it out or make it smaller.")
+    if _cells(content) > MAX_CSV_CELLS:
+        raise Refusal(
+            "zoo-csv", f"{name} has more than {MAX_CSV_CELLS:,} cells.", "Leave it out or make it smaller."
+        )
     try:
         frame = pd.read_csv(io.BytesIO(content), skipinitialspace=True, encoding="utf-8-sig", low_memory=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
@@ -82,11 +99,19 @@ def read_csv(content: bytes, name: str) -> pd.DataFrame | None:
         raise Refusal(
             "zoo-csv", f"{name} is no CSV that can be read ({reason}).", "Repair it or leave it out."
         ) from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        # pandas would take the first columns for row labels and shift all others under the wrong name.
+        raise Refusal(
+            "zoo-csv", f"The rows of {name} have more values than its header.", "Repair it or leave it out."
+        )
     frame.columns = pd.Index([str(c).strip() for c in frame.columns])
     by_lower = {c.lower(): c for c in reversed(list(frame.columns))}
     column = next((by_lower[c] for c in FILE_COLUMNS if c in by_lower), None)
     if column is None:
         return None
+    frame = frame.rename(
+        columns={by_lower[c]: c for c in _OURS if c in by_lower and c not in frame and by_lower[c] != column}
+    )
     frame = frame.dropna(subset=[column])
     files = frame[column].astype(str).str.strip().str.replace("\\", "/", regex=False).str.removeprefix("./")
     if files.duplicated().any():
@@ -159,16 +184,21 @@ def assemble(rows: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]], r
         model, epoch = model_and_epoch(file, root)
         if epoch is None:
             stated = own.get("epoch")
-            whole = isinstance(stated, int | float) and not isinstance(stated, bool) and float(stated).is_integer()
-            epoch = int(stated) if whole and stated is not None else 0
+            epoch = 0
+            if isinstance(stated, int | float) and not isinstance(stated, bool):
+                whole = abs(stated) < LARGEST_EPOCH and float(stated).is_integer()
+                epoch = int(stated) if whole else 0
         record = {**{k: v for k, v in own.items() if k not in ("model", "split", "group", "file")}, **given}
         for key, value in (("model", model), ("epoch", epoch)):
             if pd.isna(record.get(key)) or (key == "epoch" and key not in given):
                 record[key] = value
         records.append({**record, "file": file})
     table = pd.DataFrame.from_records(records)
-    # Two files of one model at one epoch are different models after all: call them by their file.
+    # Two files of one model at one epoch (steps within it, two formats, no epochs known) are called by their file;
+    # they stay together in the split, for they may be near copies of each other.
     table["model"] = table["model"].astype(str)
     twice = table.duplicated(["model", "epoch"], keep=False)
+    if twice.any() and "group" not in table:
+        table["group"] = table["model"]
     table.loc[twice, "model"] = [PurePosixPath(f).as_posix() for f in table.loc[twice, "file"]]
     return understood(table)

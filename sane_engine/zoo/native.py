@@ -44,6 +44,9 @@ def save_native(zoo: Zoo, path: Path) -> Path:
             "not-a-zoo", f"{path.name} exists and is not a zoo, so it is not replaced.", "Choose another folder."
         )
     groups = zoo.layout_groups()
+    taken = [column for column in _HIDDEN if column in zoo.table and len(groups) > 1]
+    if taken:
+        raise Refusal("zoo-table-columns", f"The column name {taken[0]!r} is reserved.", "Rename the column.")
     layout = np.zeros(len(zoo), dtype=np.int32)
     row = np.zeros(len(zoo), dtype=np.int64)
     layouts, files = [], []
@@ -107,7 +110,7 @@ def load_native(path: Path) -> Zoo:
         layouts = description["layouts"]
         signatures: tuple[Signature, ...] = tuple(signature_from_json(entry["parameters"]) for entry in layouts)
         paths = tuple(path.resolve() / Path(str(entry["file"])).name for entry in layouts)
-        if "_layout" in table:
+        if len(layouts) > 1:
             layout, row = (table[c].to_numpy(dtype=np.int64) for c in _HIDDEN)
             table = table.drop(columns=_HIDDEN)
         else:
@@ -142,7 +145,7 @@ def _description(path: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     return content
 

@@ -16,6 +16,8 @@ Kind = Literal["numeric", "categorical"]
 
 METRICS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "generalisation_gap")
 _FIRST = ("model", "epoch", "split", *METRICS)
+# Beyond this a float no longer counts: such an "epoch" is damage.
+LARGEST_EPOCH = 2**53
 # More different names than this cannot be told apart by colour.
 MAX_CATEGORIES = 20
 
@@ -67,7 +69,7 @@ def validated(table: pd.DataFrame) -> pd.DataFrame:
     if "epoch" not in table:
         table["epoch"] = 0
     epochs = pd.to_numeric(table["epoch"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    if not np.isfinite(epochs).all() or (epochs != np.round(epochs)).any():
+    if not (np.abs(epochs) < LARGEST_EPOCH).all() or (epochs != np.round(epochs)).any():
         raise Refusal(
             "zoo-table-epoch", "Every row of a zoo's table needs a whole-numbered epoch.", "Repair 'epoch'."
         )
