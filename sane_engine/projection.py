@@ -208,7 +208,8 @@ def project(
         vectors: [n, f]; vectors that are not finite get NaN coordinates.
         method: ``"umap"`` (its first run in a process compiles for 10–15 s, see :func:`warm_up`) or ``"pca"``.
         seed: Same vectors, same seed: same map.
-        n_neighbors: Size of UMAP's neighbourhoods; lowered to n − 1 where there are fewer vectors.
+        n_neighbors: Size of UMAP's neighbourhoods; lowered to n − 1 where there are fewer vectors,
+            and at least 2, which UMAP needs.
         progress: Called between the steps.
         cancelled: Asked between the steps; UMAP itself cannot be interrupted.
 
@@ -234,7 +235,7 @@ def project(
         centre = scale = np.zeros(matrix.shape[1], dtype=np.float32)
     kept = scale > 0
     points = np.asarray((matrix[finite][:, kept] - centre[kept]) / scale[kept], dtype=np.float64)
-    n_neighbors = max(1, min(n_neighbors, n - 1))
+    n_neighbors = max(2 if method == "umap" and n > 2 else 1, min(n_neighbors, n - 1))
     used = method
     if method == "umap" and (n < FEWEST_FOR_UMAP or not kept.any()):
         used = "pca"

@@ -129,3 +129,8 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "map.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(Refusal):
         Projection.load(tmp_path / "map.safetensors")
+
+
+def test_a_neighbourhood_too_small_for_umap_is_widened() -> None:
+    vectors, _ = clusters(20)
+    assert project(vectors, method="umap", n_neighbors=1).n_neighbors == 2

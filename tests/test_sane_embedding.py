@@ -291,3 +291,10 @@ def test_reconstruction_of_another_architecture_is_refused(encoder: Sane) -> Non
     with pytest.raises(Refusal) as refusal:
         reconstruction(encoder, zoo(12, WIDE))
     assert refusal.value.code == "foreign-zoo"
+
+
+def test_numbers_below_one_are_named(encoder: Sane, small_zoo: Zoo) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        embed(encoder, small_zoo, batch_size=0)
+    with pytest.raises(ValueError, match="max_tokens_per_layer must be at least 1"):
+        embed(encoder, small_zoo, max_tokens_per_layer=0)

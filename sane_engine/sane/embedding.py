@@ -60,8 +60,11 @@ def embed(
         Cancelled: ``cancelled()`` answered true.
         Refusal: There are no models (``no-models``), or a weight is infinite or not a number
             (``non-finite-weights``).
-        ValueError: ``keep_tokens`` with models of several layouts.
+        ValueError: ``keep_tokens`` with models of several layouts, or a number below 1.
     """
+    for name, value in (("batch_size", batch_size), ("max_tokens_per_layer", max_tokens_per_layer)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     config = encoder.config
     window = config.window if window is None else window
     halo = config.halo if halo is None and window == config.window else halo
