@@ -58,22 +58,30 @@ def _intake(now: Current | None) -> list[Inspected]:
     with right:
         models += _model_of_the_zoo(now)
     _read_all()
+    shown = st.container(horizontal=True, gap="medium")
     for digest, file in list(files().items()):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            if file.refusal is not None:
+        if file.refusal is None:
+            models += file.models
+            with shown:
+                _remove_button(digest, inert(file.name))
+        else:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 show_refusal(file.refusal, file.name)
-            else:
-                st.text(file.name)
-                models += file.models
-            st.button(
-                "Remove",
-                key=f"remove-{digest}",
-                on_click=drop,
-                args=(digest,),
-                icon=":material/close:",
-                type="tertiary",
-            )
+                _remove_button(digest, "Remove")
     return models
+
+
+def _remove_button(digest: str, label: str) -> None:
+    """The uploader forgets its files on another page; these stay until the user takes them away."""
+    st.button(
+        label,
+        key=f"remove-{digest}",
+        on_click=drop,
+        args=(digest,),
+        icon=":material/close:",
+        help="Take this file off the page",
+        type="tertiary",
+    )
 
 
 def _read_all() -> None:

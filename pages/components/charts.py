@@ -107,7 +107,8 @@ def map_figure(
             hovertemplate="%{text}<extra></extra>",
             showlegend=not numeric,
             unselected={"marker": {"opacity": 0.13}},
-            selected={"marker": {"opacity": 1.0}},
+            # A few chosen points must be found at a glance; many would hide each other.
+            selected={"marker": {"opacity": 1.0, **({"size": 11} if len(chosen) <= 50 else {})}},
         )
         if chosen:
             trace.selectedpoints = np.flatnonzero(part["row"].isin(chosen)).tolist()

@@ -204,9 +204,11 @@ class StackedFiles:
                     else:
                         read[parameter.name] = torch.cat([stack[int(i) : int(i) + 1] for i in at])
         except (OSError, SafetensorError, IndexError, ValueError) as error:
+            path = self.paths[layout]
+            reason = str(error).replace(str(path), path.name)  # whoever reads this need not know where it lies
             raise Refusal(
                 "zoo-weights-unreadable",
-                f"The weights of this zoo cannot be read from {self.paths[layout].name}: {error}.",
+                f"The weights of this zoo cannot be read from {path.name}: {reason}.",
                 "Load the zoo again; if that does not help, make it again.",
             ) from error
         return read
