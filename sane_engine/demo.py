@@ -176,7 +176,7 @@ def precompute(
 
         return report
 
-    embeddings = rounded(embed(encoder, zoo, progress=part(0, 25), cancelled=cancelled))
+    embeddings = rounded(embed(encoder, zoo, keep_tokens=False, progress=part(0, 25), cancelled=cancelled))
     reference = fit_reference(embeddings)
     points = choose_layer_points(zoo.table, embeddings, seed)
     vectors: dict[Level, NDArray[np.float32]] = {

@@ -138,8 +138,11 @@ def test_order_is_kept_where_layouts_alternate(encoder: Sane) -> None:
     assert any(note.startswith("3 of 5 models") and "own mean" in note for note in found.notes)
     with pytest.raises(ValueError, match="differ in their layers"):
         _ = found.layerwise
+    assert found.tokens is None
     with pytest.raises(ValueError, match="share a layout"):
         embed(encoder, models, keep_tokens=True)
+    assert embed(encoder, models[1]).tokens is not None, "few latents of one layout are kept unasked"
+    assert embed(encoder, models[1], keep_tokens=False).tokens is None
 
 
 def test_half_precision_is_not_foreign(encoder: Sane, small_zoo: Zoo) -> None:

@@ -293,6 +293,30 @@ def test_a_bad_csv_is_listed_and_the_rest_is_read(tmp_path: Path, content: bytes
     assert "metrics.csv" in zoo.dropped["model"].tolist()
 
 
+def test_a_diverged_network_is_left_out_and_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    for name in ("good", "also-good", "diverged"):
+        state = weights(1.0)
+        if name == "diverged":
+            next(iter(state.values())).view(-1)[0] = math.nan
+        write(folder / f"{name}.pt", state)
+    (folder / "metrics.csv").write_text("file,test_accuracy\ngood.pt,0.9\nalso-good.pt,0.8\ndiverged.pt,0.1\n")
+    archive = tmp_path / "runs.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(folder.iterdir()):
+            packed.write(path, path.name)
+    for zoo in (load_zoo(folder), load_zoo(archive)):
+        assert sorted(zoo.table["test_accuracy"]) == [0.8, 0.9]
+        assert len(zoo.dropped) == 1
+        assert zoo.dropped.loc[0, "model"] == "diverged.pt"
+        assert "not a number" in zoo.dropped.loc[0, "reason"]
+    for name in ("good", "also-good"):
+        (folder / f"{name}.pt").unlink()
+    with pytest.raises(Refusal, match="not a number") as refusal:
+        load_zoo(folder)
+    assert refusal.value.code == "zoo-empty"
+
+
 def test_nothing_to_read_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()

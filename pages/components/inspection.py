@@ -123,7 +123,7 @@ def embed_model(model: Inspected, now: Current, progress: Progress) -> pd.DataFr
     if key in model.problems:
         return None
     try:
-        embeddings = embed(get_encoder(now.encoder), [model.tensors], progress=progress)
+        embeddings = embed(get_encoder(now.encoder), [model.tensors], keep_tokens=False, progress=progress)
     except Refusal as refusal:
         model.problems[key] = refusal
         return None

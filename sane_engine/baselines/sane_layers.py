@@ -218,7 +218,7 @@ def sane_features(
 
     axis = [layer.name for layer in weight_layers(tensors)]
     try:
-        embeddings = embed(encoder, [tensors], progress=progress, cancelled=cancelled)
+        embeddings = embed(encoder, [tensors], keep_tokens=False, progress=progress, cancelled=cancelled)
     except Refusal as refusal:
         # The encoder sees the network as one sequence: one bad tensor spoils every layer.
         empty = np.full((1, len(axis), len(_COLUMNS)), np.nan)
@@ -274,7 +274,7 @@ def zoo_sane_features(
             raise ValueError("kind='sane' needs an encoder or embeddings.")
         from sane_engine.sane import embed
 
-        embeddings = embed(encoder, zoo.select(rows), progress=progress, cancelled=cancelled)
+        embeddings = embed(encoder, zoo.select(rows), keep_tokens=False, progress=progress, cancelled=cancelled)
     if len(embeddings.layers) != len(rows):
         raise ValueError(f"{len(embeddings.layers)} embeddings for {len(rows)} rows.")
     stop_if(cancelled)

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
     if arguments.project:
         return _precompute(arguments, zoo, encoder, console)
-    embeddings = embed(encoder, zoo, progress=console.progress, cancelled=console.cancelled)
+    embeddings = embed(encoder, zoo, keep_tokens=False, progress=console.progress, cancelled=console.cancelled)
     arguments.out.mkdir(parents=True, exist_ok=True)
     embeddings.save(arguments.out / "embeddings.safetensors")
     report = {

@@ -27,11 +27,15 @@ TICKS = 100
 """Progress counts this many ticks a model, so that one huge model moves it too."""
 
 
+FEW_LATENTS = 1 << 22
+"""Latents of tokens are kept unasked up to this many numbers (16 MB); those of a large zoo only on request."""
+
+
 def embed(
     encoder: Sane,
     models: Models,
     *,
-    keep_tokens: bool = False,
+    keep_tokens: bool | None = None,
     batch_size: int = 64,
     window: int | None = None,
     halo: int | None = None,
@@ -48,7 +52,8 @@ def embed(
     Args:
         encoder: What :func:`pretrain` or :func:`load_encoder` gave.
         models: A zoo, a token batch, several state dicts, or a single one.
-        keep_tokens: Keep the latent of every token too; the models must share a layout.
+        keep_tokens: Keep the latent of every token too; the models must share a layout. By default, they are kept
+            where the models do and all latents together are at most :data:`FEW_LATENTS` numbers.
         batch_size: Windows encoded at once. The result does not depend on it.
         window: Tokens encoded at once; by default the encoder's.
         halo: Tokens of context on either side of a window; by default the encoder's, or a tenth of the window.
@@ -60,7 +65,7 @@ def embed(
         Cancelled: ``cancelled()`` answered true.
         Refusal: There are no models (``no-models``), or a weight is infinite or not a number
             (``non-finite-weights``).
-        ValueError: ``keep_tokens`` with models of several layouts, or a number below 1.
+        ValueError: ``keep_tokens=True`` with models of several layouts, or a number below 1.
     """
     for name, value in (("batch_size", batch_size), ("max_tokens_per_layer", max_tokens_per_layer)):
         if value is not None and value < 1:
@@ -87,11 +92,13 @@ def embed(
         means_and_stds = pool(latents, selection)
         for i, row in enumerate(rows.tolist()):
             pooled[row], layouts[row] = means_and_stds[i], batch.layout
-            if keep_tokens:
+            if keep_tokens or (keep_tokens is None and total * latents[i].numel() <= FEW_LATENTS):
                 kept[row] = latents[i]
         _take_note(notes, encoder, batch.layout, selection, len(rows))
         done += len(rows)
         progress(done * TICKS, total * TICKS, "embedding")
+    if keep_tokens is None and (len(kept) < len(pooled) or len(set(layouts.values())) > 1):
+        kept = {}
     return _collect(encoder, zoo_digest, pooled, layouts, kept, notes)
 
 

@@ -159,6 +159,9 @@ def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | Non
         if isinstance(outcome, Refusal):
             dropped.append((file.encode("utf-8", "replace").decode("utf-8"), outcome.line()))
             continue
+        if reason := _diverged(outcome):
+            dropped.append((file.encode("utf-8", "replace").decode("utf-8"), reason))
+            continue
         cache.put(len(rows), outcome.tensors)
         # A file name need not be Unicode on disk; in a table that is written and hashed it must be.
         rows.append((file.encode("utf-8", "replace").decode("utf-8"), given, outcome.properties))
@@ -193,9 +196,24 @@ def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> 
     if len(names) == 1:
         # The intake calls the only checkpoint of a zip by the zip's name; the CSV calls it by its own.
         names = sorted(files - csvs - {name for name, _ in ignored})[:1] or names
-    rows: list[_Row] = [(n, properties.of(n), c.properties) for n, c in zip(names, checkpoints, strict=True)]
-    source = MemorySource.of_models([c.tensors for c in checkpoints])
+    found = list(zip(names, checkpoints, strict=True))
+    for name, checkpoint in found:
+        properties.of(name)  # a CSV's row of a diverged model is not one of a missing file
+        if reason := _diverged(checkpoint):
+            dropped.append((name, reason))
+    whole = [(name, checkpoint) for name, checkpoint in found if not _diverged(checkpoint)]
+    rows: list[_Row] = [(name, properties.of(name), checkpoint.properties) for name, checkpoint in whole]
+    source = MemorySource.of_models([checkpoint.tensors for _, checkpoint in whole])
     return _zoo(path.stem, rows, source, properties, dropped, "zip")
+
+
+def _diverged(checkpoint: Checkpoint) -> str:
+    """Why a checkpoint has no place in a zoo although it was read; empty if it has one.
+
+    One network with weights that are no numbers would leave the whole zoo without a map.
+    """
+    count = checkpoint.properties.get("non_finite", 0)
+    return f"diverged: {count} of its weights are infinite or not a number" if count else ""
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
