@@ -236,6 +236,13 @@ def main() -> None:
         return
     level: Level = "layers" if st.session_state[state.LEVEL] == "Layers" else "models"
     found = atlas(known, level, st.session_state[state.METHOD].lower())
+    if known.embeddings.foreign.all():
+        st.info(
+            "The encoder was trained on another architecture, so this map describes and does not judge. "
+            "An encoder of this zoo's own sees more: `python -m sane_engine pretrain` with its folder puts one "
+            "into the sidebar.",
+            icon=":material/info:",
+        )
     left, right = st.columns([1.75, 1], gap="small")
     with left:
         _map(now, found, search, int(known.embeddings.foreign.sum()))

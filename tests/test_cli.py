@@ -143,6 +143,12 @@ def test_pretrain_then_embed(zoo_folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert Embeddings.load(out / "embeddings.safetensors").zoo_digest == trained["zoo_digest"]
     assert main(["reconstruct", str(zoo_folder), "--encoder", str(encoder), "--quiet"]) == 0
     scores = json.loads(capsys.readouterr().out)
+    # Without --out it goes where the app looks, under a name that the other commands know.
+    assert main(["pretrain", str(zoo_folder), "--config", str(tmp_path / "config.json"), *common]) == 0
+    assert json.loads(capsys.readouterr().out)["digest"] == trained["digest"]
+    by_name = ["embed", str(zoo_folder), "--encoder", f"{load_zoo(zoo_folder).name}-sane", "--out", str(out)]
+    assert main([*by_name, "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["encoder_digest"] == trained["digest"]
     assert scores["encoder_digest"] == trained["digest"]
     assert scores["splits"] == trained["provenance"]["metrics"]
     assert trained["provenance"]["command"].startswith("python -m sane_engine pretrain")

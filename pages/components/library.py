@@ -22,8 +22,8 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.demo import Level, Precomputed, find_precomputed, precompute
 from sane_engine.progress import Progress, no_progress
 from sane_engine.projection import Projection
-from sane_engine.sane import encoder_record
-from sane_engine.workspace import assets_root, workspace_root
+from sane_engine.sane import encoder_folders, encoder_record
+from sane_engine.workspace import assets_root
 from sane_engine.zoo import Zoo, embedded_zoos, load_zoo
 
 if TYPE_CHECKING:
@@ -67,31 +67,26 @@ def get_zoo(key: str, *, progress: Progress = no_progress) -> Zoo:
     return _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, progress=progress))
 
 
-def _encoder_folders() -> dict[str, Path]:
-    roots = (workspace_root() / "encoders", assets_root() / "encoders")
-    return {record.parent.name: record.parent for root in roots for record in sorted(root.glob("*/encoder.json"))}
-
-
 def encoder_choices() -> list[str]:
     """Names of the encoders that ship with the code or were trained into the workspace."""
-    return sorted(_encoder_folders())
+    return sorted(encoder_folders())
 
 
 def default_encoder(zoo_key: str | None) -> str | None:
-    """The encoder named after the zoo, or the first one."""
+    """The encoder named after the zoo, else the one of the first embedded zoo, else any."""
     names = encoder_choices()
-    own = f"{zoo_key}-sane"
-    return own if own in names else (names[0] if names else None)
+    wanted = (f"{zoo_key}-sane", *(f"{name}-sane" for name in embedded_zoos()), *names)
+    return next((name for name in wanted if name in names), None)
 
 
 def encoder_digest(name: str) -> str:
     """Digest of an encoder, without loading it."""
-    return str(encoder_record(_encoder_folders()[name])["digest"])
+    return str(encoder_record(encoder_folders()[name])["digest"])
 
 
 def encoder_provenance(name: str) -> dict[str, Any]:
     """What an encoder was trained on and how well it does, without loading it."""
-    found = encoder_record(_encoder_folders()[name]).get("provenance")
+    found = encoder_record(encoder_folders()[name]).get("provenance")
     return dict(found) if isinstance(found, dict) else {}
 
 
@@ -99,7 +94,7 @@ def get_encoder(name: str) -> Sane:
     """The encoder itself; loads torch."""
     from sane_engine.sane import load_encoder
 
-    return _ENCODERS.get(encoder_digest(name), lambda: load_encoder(_encoder_folders()[name]))
+    return _ENCODERS.get(encoder_digest(name), lambda: load_encoder(encoder_folders()[name]))
 
 
 def kept(zoo_key: str, encoder: str) -> Precomputed | None:

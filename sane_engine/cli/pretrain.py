@@ -10,6 +10,7 @@ from sane_engine.cli.console import Console
 from sane_engine.cli.embed import DEFAULT_ZOO
 from sane_engine.cli.output import command_line, replaceable
 from sane_engine.revision import commit
+from sane_engine.workspace import workspace_root
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -25,7 +26,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON with fields of SaneConfig; others keep defaults"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the encoder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the encoder (default: ZOO-sane in the workspace, where the app finds it)",
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -43,11 +49,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from sane_engine.sane.scorecard import scorecard
     from sane_engine.zoo import load_zoo
 
-    replaceable(arguments.out, "encoder.json")
+    if arguments.out is not None:
+        replaceable(arguments.out, "encoder.json")
     config = SaneConfig() if arguments.config is None else SaneConfig.from_file(arguments.config)
     if arguments.seed is not None:
         config = dataclasses.replace(config, seed=arguments.seed)
     zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
+    out = arguments.out or replaceable(workspace_root() / "encoders" / f"{zoo.name}-sane", "encoder.json")
     encoder = pretrain(
         zoo,
         config,
@@ -58,10 +66,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     )
     metrics = scorecard(encoder, zoo, progress=console.progress, cancelled=console.cancelled)
     encoder.provenance.update(command=command_line(arguments), commit=commit(), metrics=metrics)
-    encoder.save(arguments.out)
+    encoder.save(out)
     console.emit(
         {
-            "encoder": str(arguments.out),
+            "encoder": str(out),
             "digest": encoder.digest,
             "zoo": zoo.name,
             "zoo_digest": zoo.digest,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sane_engine.sane.config import SaneConfig as SaneConfig
     from sane_engine.sane.embedding import embed as embed
     from sane_engine.sane.embeddings import Embeddings as Embeddings
+    from sane_engine.sane.encoder_file import encoder_folders as encoder_folders
     from sane_engine.sane.encoder_file import encoder_record as encoder_record
     from sane_engine.sane.encoder_file import load_encoder as load_encoder
     from sane_engine.sane.fidelity import decode_models as decode_models
@@ -34,6 +35,7 @@ _HOME = {
     "decode_models": "fidelity",
     "decoded_accuracy": "fidelity",
     "embed": "embedding",
+    "encoder_folders": "encoder_file",
     "encoder_record": "encoder_file",
     "load_encoder": "encoder_file",
     "load_reference_encoder": "reference",

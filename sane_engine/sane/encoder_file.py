@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.workspace import assets_root, atomic_folder
+from sane_engine.workspace import assets_root, atomic_folder, workspace_root
 
 if TYPE_CHECKING:
     from sane_engine.sane.model import Sane
@@ -87,20 +87,27 @@ def load_encoder(path_or_name: str | Path) -> Sane:
     return encoder.eval()
 
 
+def encoder_folders() -> dict[str, Path]:
+    """Encoders that have a name: those that ship with the code, and those trained into the workspace."""
+    roots = (workspace_root() / "encoders", assets_root() / "encoders")
+    return {
+        record.parent.name: record.parent for root in roots for record in sorted(root.glob(f"*/{ENCODER_JSON}"))
+    }
+
+
 def _folder(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
-    embedded = assets_root() / "encoders"
-    # A bare name is an embedded encoder, unless a folder of that name lies here.
-    if not (path / ENCODER_JSON).exists() and len(path.parts) == 1 and (embedded / path / ENCODER_JSON).exists():
-        return embedded / path
-    if not (path / ENCODER_JSON).exists():
-        known = sorted(entry.parent.name for entry in embedded.glob(f"*/{ENCODER_JSON}"))
-        raise Refusal(
-            "no-encoder",
-            f"There is no encoder at {path.name}.",
-            f"Embedded are {', '.join(known)}." if known else "Make one with `pretrain`.",
-        )
-    return path
+    if (path / ENCODER_JSON).exists():
+        return path
+    # A bare name is that of a known encoder, unless a folder of that name lies here.
+    known = encoder_folders()
+    if str(path_or_name) in known:
+        return known[str(path_or_name)]
+    raise Refusal(
+        "no-encoder",
+        f"There is no encoder at {path.name}.",
+        f"Known by name are {', '.join(sorted(known))}." if known else "Make one with `pretrain`.",
+    )
 
 
 def _broken(path: Path, reason: str) -> Refusal:

@@ -37,6 +37,7 @@ def _use(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "sane_engine.demo",
         "sane_engine.zoo.loading",
         "pages.components.library",
+        "sane_engine.sane.encoder_file",
     ):
         monkeypatch.setattr(f"{module}.assets_root", lambda: root)
     monkeypatch.setattr(library, "_KEPT", Memory(6))
