@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sane_engine.symmetry import align_zoo as align_zoo
     from sane_engine.symmetry import find_symmetry as find_symmetry
     from sane_engine.symmetry import symmetry_of_tensors as symmetry_of_tensors
+    from sane_engine.symmetry import symmetry_of_zoo as symmetry_of_zoo
     from sane_engine.tokens import TokenBatch as TokenBatch
     from sane_engine.tokens import TokenSequence as TokenSequence
     from sane_engine.tokens import detokenize as detokenize
@@ -70,6 +71,7 @@ _HOME = {
     "project": "projection",
     "save_checkpoint": "intake",
     "symmetry_of_tensors": "symmetry",
+    "symmetry_of_zoo": "symmetry",
     "tokenize": "tokens",
     "tokenize_batch": "tokens",
     "train_zoo": "zoo",

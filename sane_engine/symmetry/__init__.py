@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sane_engine.symmetry.aligning import distance as distance
     from sane_engine.symmetry.aligning import match as match
     from sane_engine.symmetry.families import symmetry_of_tensors as symmetry_of_tensors
+    from sane_engine.symmetry.of_zoo import symmetry_of_zoo as symmetry_of_zoo
+    from sane_engine.symmetry.of_zoo import with_symmetry as with_symmetry
     from sane_engine.symmetry.permutations import Permutations as Permutations
     from sane_engine.symmetry.spec import Symmetry as Symmetry
     from sane_engine.symmetry.tracing import find_symmetry as find_symmetry
@@ -28,6 +30,8 @@ _HOME = {
     "find_symmetry": "tracing",
     "match": "aligning",
     "symmetry_of_tensors": "families",
+    "symmetry_of_zoo": "of_zoo",
+    "with_symmetry": "of_zoo",
 }
 
 __all__ = sorted(_HOME)

@@ -51,11 +51,12 @@ def symmetry_of_tensors(tensors: Mapping[str, Tensor]) -> Symmetry:
         }:
             reasons.append(f"{name}: the rebuilt module has other tensors")
             continue
-        return _without_signs(find_symmetry(module, example))
+        return without_signs(find_symmetry(module, example))
     return Symmetry((), (), {}, (f"{_UNKNOWN} ({'; '.join(reasons)})",))
 
 
-def _without_signs(symmetry: Symmetry) -> Symmetry:
+def without_signs(symmetry: Symmetry) -> Symmetry:
+    """The same symmetry, where the order may change but no sign."""
     tensors = {
         name: tuple(tuple(tuple(replace(f, sign=None) for f in segment) for segment in axis) for axis in axes)
         for name, axes in symmetry.tensors.items()

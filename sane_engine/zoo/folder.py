@@ -22,6 +22,7 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.zoo.files import CheckpointFiles, TensorCache, families
 from sane_engine.zoo.metadata import MAX_CSV_BYTES, Properties, assemble, read_csv
+from sane_engine.zoo.native import SYMMETRY
 from sane_engine.zoo.signature import Signature, signature_of
 from sane_engine.zoo.sources import MemorySource
 from sane_engine.zoo.zoo import Zoo
@@ -59,7 +60,7 @@ def _list(root: Path, cancelled: CancelCheck | None) -> _Listing:
         for name in sorted(names):
             path = Path(folder) / name
             relative = path.relative_to(root).as_posix()
-            if name.startswith(".") or path.is_symlink() or not path.is_file():
+            if name.startswith(".") or path.is_symlink() or not path.is_file() or relative == SYMMETRY:
                 continue
             (csvs if name.lower().endswith(".csv") else files).append(relative)
             if name.endswith(_INDEX):

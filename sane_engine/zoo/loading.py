@@ -52,13 +52,17 @@ def load_zoo(
         )
     from sane_engine.zoo.folder import load_folder
     from sane_engine.zoo.modelzoos import is_modelzoos, load_modelzoos
+    from sane_engine.zoo.native import read_symmetry
 
     try:
         if path.is_dir() and is_native(path):
             return load_native(path)
         if path.is_dir() and is_modelzoos(path):
-            return load_modelzoos(path, progress=progress, cancelled=cancelled)
-        return load_folder(path, progress=progress, cancelled=cancelled)
+            zoo = load_modelzoos(path, progress=progress, cancelled=cancelled)
+        else:
+            zoo = load_folder(path, progress=progress, cancelled=cancelled)
+        zoo.symmetry = read_symmetry(path)
+        return zoo
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Refusal("unreadable", f"{path.name} cannot be read ({reason}).", "Check its permissions.") from error

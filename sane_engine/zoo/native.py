@@ -2,7 +2,8 @@
 
 ``properties.parquet`` is the table, ``weights.safetensors`` has one tensor ``[n, …]`` a parameter, and ``zoo.json``
 says the rest. A zoo of several layouts has ``weights-0.safetensors`` …; the table then has two columns, ``_layout``
-and ``_row``, which are not part of :attr:`Zoo.table`.
+and ``_row``, which are not part of :attr:`Zoo.table`. A ``symmetry.json`` beside any zoo says which neurons of its networks
+are exchangeable; it is written where it is known, and is no part of the digest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 DESCRIPTION = "zoo.json"
 TABLE = "properties.parquet"
+SYMMETRY = "symmetry.json"
 _HIDDEN = ["_layout", "_row"]
 _MAX_DESCRIPTION_BYTES = 64 * 1024 * 1024
 
@@ -78,7 +80,18 @@ def save_native(zoo: Zoo, path: Path) -> Path:
             "weights_digest": zoo.weights_digest,
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        if zoo.symmetry is not None:
+            (folder / SYMMETRY).write_text(zoo.symmetry, encoding="utf-8")
     return path
+
+
+def read_symmetry(path: Path) -> str | None:
+    """The text of the ``symmetry.json`` in a folder; ``None`` where there is none that can be read."""
+    file = path / SYMMETRY
+    try:
+        return file.read_text(encoding="utf-8") if file.stat().st_size <= _MAX_DESCRIPTION_BYTES else None
+    except (OSError, ValueError):
+        return None
 
 
 def load_native(path: Path) -> Zoo:
@@ -128,6 +141,7 @@ def load_native(path: Path) -> Zoo:
             provenance=description["provenance"],
             dropped=pd.DataFrame(description["dropped"], columns=["model", "reason"], dtype="str"),
             weights_digest=str(description["weights_digest"]),
+            symmetry=read_symmetry(path),
         )
     except (OSError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise _damaged(path, error) from error

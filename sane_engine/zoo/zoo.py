@@ -34,6 +34,7 @@ class Zoo:
         architecture: JSON spec that rebuilds the module, if known.
         provenance: How the zoo was made or where it was read from.
         dropped: ``model`` and ``reason`` of what is not in the table.
+        symmetry: Text of the ``symmetry.json`` beside it, if there is one; ``symmetry_of_zoo`` reads it.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Zoo:
         dropped: pd.DataFrame | None = None,
         rows: Rows | None = None,
         weights_digest: str | None = None,
+        symmetry: str | None = None,
     ) -> None:
         self.name = name
         self.table = validated(table)
@@ -57,6 +59,7 @@ class Zoo:
         self._source = source
         self._rows: Rows = np.arange(len(source), dtype=np.int64) if rows is None else rows
         self._weights_digest = weights_digest
+        self.symmetry = symmetry
         if len(self.table) != len(self._rows):
             raise Refusal(
                 "zoo-table-length",
@@ -192,6 +195,7 @@ class Zoo:
             dropped=self.dropped,
             rows=rows,
             weights_digest=weights_digest,
+            symmetry=self.symmetry,
         )
 
     @property
