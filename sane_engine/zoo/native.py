@@ -2,8 +2,8 @@
 
 ``properties.parquet`` is the table, ``weights.safetensors`` has one tensor ``[n, …]`` a parameter, and ``zoo.json``
 says the rest. A zoo of several layouts has ``weights-0.safetensors`` …; the table then has two columns, ``_layout``
-and ``_row``, which are not part of :attr:`Zoo.table`. A ``symmetry.json`` beside any zoo says which neurons of its networks
-are exchangeable; it is written where it is known, and is no part of the digest.
+and ``_row``, which are not part of :attr:`Zoo.table`. A ``symmetry.json`` beside any zoo says
+which neurons of its networks are exchangeable; it is written where it is known, and is no part of the digest.
 """
 
 from __future__ import annotations
