@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from sane_engine.symmetry.aligning import distance as distance
     from sane_engine.symmetry.aligning import match as match
     from sane_engine.symmetry.families import symmetry_of_tensors as symmetry_of_tensors
+    from sane_engine.symmetry.interpolating import Barrier as Barrier
+    from sane_engine.symmetry.interpolating import barrier as barrier
+    from sane_engine.symmetry.moving import Movement as Movement
+    from sane_engine.symmetry.moving import groups_table as groups_table
+    from sane_engine.symmetry.moving import movement as movement
     from sane_engine.symmetry.of_zoo import symmetry_of_zoo as symmetry_of_zoo
     from sane_engine.symmetry.of_zoo import with_symmetry as with_symmetry
     from sane_engine.symmetry.permutations import Permutations as Permutations
@@ -22,13 +27,18 @@ if TYPE_CHECKING:
     from sane_engine.symmetry.tracing import find_symmetry as find_symmetry
 
 _HOME = {
+    "Barrier": "interpolating",
+    "Movement": "moving",
     "Permutations": "permutations",
     "Symmetry": "spec",
     "align": "aligning",
     "align_zoo": "aligning",
+    "barrier": "interpolating",
     "distance": "aligning",
     "find_symmetry": "tracing",
+    "groups_table": "moving",
     "match": "aligning",
+    "movement": "moving",
     "symmetry_of_tensors": "families",
     "symmetry_of_zoo": "of_zoo",
     "with_symmetry": "of_zoo",
