@@ -1,9 +1,9 @@
 """Views of a minibatch: what the encoder is shown, and what it is asked to reconstruct.
 
 An augmentation maps a view to a view. One that *corrupts* (noise, erasing) changes the tokens and leaves the
-target: the clean weights are reconstructed. One that *transforms* (window, mixing; a permutation of the channels,
-when it comes) changes tokens and target alike. On a zoo whose models share one initialisation, permuting
-is wrong: channel 3 of one model *is* channel 3 of the next.
+target: the clean weights are reconstructed. One that *transforms* (window, mixing, permutation) changes tokens and
+target alike. On a zoo whose models share one initialisation, permuting costs reconstruction: channel 3 of one model
+*is* channel 3 of the next.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.token_permutations import TokenPermutations
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class View:
         mask: True entries: ``[b, n, d]``.
         weight: How much each entry counts in the reconstruction loss: ``[b, n, d]``, 0 at padding.
         positions: ``[b, n, 3]``.
+        permutations: Those that are known to keep what these networks compute; of the whole sequence.
     """
 
     tokens: Tensor
@@ -35,6 +37,7 @@ class View:
     mask: Tensor
     weight: Tensor
     positions: Tensor
+    permutations: TokenPermutations | None = None
 
 
 class Augmentation(Protocol):
@@ -66,6 +69,7 @@ class RandomWindow:
         def cut(x: Tensor) -> Tensor:
             return x.gather(1, index.expand(-1, -1, x.shape[-1]))
 
+        # What is left of a network in a window cannot be permuted.
         return View(cut(view.tokens), cut(view.target), cut(view.mask), cut(view.weight), cut(view.positions))
 
 
@@ -153,6 +157,31 @@ class Jitter:
         return replace(view, tokens=view.tokens + noise, target=view.target + noise)
 
 
+@dataclass(frozen=True)
+class RandomPermutation:
+    """Hidden units of some models in another order, and with other signs where that keeps the function.
+
+    A view whose layout has no known symmetry stays as it is.
+
+    Attributes:
+        share: Of the models of a minibatch.
+    """
+
+    share: float
+
+    def __call__(self, view: View, generator: torch.Generator, /) -> View:
+        """Change tokens and target alike, by the same permutation."""
+        bank = view.permutations
+        if bank is None:
+            return view
+        b = len(view.tokens)
+        hit = (torch.rand(b, generator=generator) < self.share)[:, None, None]
+        which = torch.randint(len(bank), (b,), generator=generator)
+        tokens = torch.where(hit, bank.apply(view.tokens, which), view.tokens)
+        target = tokens if view.target is view.tokens else torch.where(hit, bank.apply(view.target, which), view.target)
+        return replace(view, tokens=tokens, target=target)
+
+
 def transformations(config: SaneConfig) -> tuple[Augmentation, ...]:
     """The augmentations that make other models of the minibatch's: target included, shared by both views."""
     chosen: list[Augmentation] = []
@@ -160,7 +189,7 @@ def transformations(config: SaneConfig) -> tuple[Augmentation, ...]:
         chosen.append(TokenMixing(config.mixing))
     if config.jitter > 0:
         chosen.append(Jitter(config.jitter))
-    return (*chosen, RandomWindow(config.window))
+    return tuple(chosen)
 
 
 def corruptions(config: SaneConfig) -> tuple[Augmentation, ...]:
@@ -178,3 +207,24 @@ def augment(view: View, augmentations: tuple[Augmentation, ...], generator: torc
     for augmentation in augmentations:
         view = augmentation(view, generator)
     return view
+
+
+def views(minibatch: View, config: SaneConfig, generator: torch.Generator) -> list[View]:
+    """What a step of training is shown: one view of each model, or two where the contrastive loss compares them.
+
+    Two views are of the same models and the same window; they differ in their corruptions and, if the config says
+    so, in that one is permuted.
+    """
+    clean = augment(minibatch, transformations(config), generator)
+    sources = [clean]
+    if config.permute > 0:
+        permuted = RandomPermutation(config.permute)(clean, generator)
+        compares = config.permuted_views == "one" and config.gamma > 0
+        sources = [clean, permuted] if compares else [permuted]
+    state = generator.get_state()
+    cut = []
+    for source in sources:
+        generator.set_state(state)
+        cut.append(RandomWindow(config.window)(source, generator))
+    seen = (cut * 2)[:2] if config.gamma > 0 else cut
+    return [augment(view, corruptions(config), generator) for view in seen]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 LossNormalisation = Literal["entry", "token", "layer"]
+PermutedViews = Literal["both", "one"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SaneConfig:
         projection: Width of the vectors that the contrastive loss compares.
         gamma: Share of the contrastive loss, 0 to 1; 0 leaves it out and halves the work of a step.
         temperature: Temperature of the contrastive loss.
+        align: Bring the models of a layout whose symmetry is known into one order of their hidden units first, in
+            training and whenever the encoder is used.
         loss_normalisation: What counts the same in the reconstruction loss: every weight (``"entry"``), every
             token (``"token"``), or every layer (``"layer"``).
         noise: Standard deviation of the multiplicative noise of a view; 0 is none.
@@ -38,6 +41,11 @@ class SaneConfig:
             shown and what is to be reconstructed; 0 is none. For zoos of independent initialisations.
         jitter: Standard deviation of noise added to what is shown and what is to be reconstructed alike; 0 is none.
             Where models are few, it keeps the autoencoder from knowing them by heart.
+        permute: Share of each minibatch whose hidden units change places at random, and signs where that keeps the
+            function; in what is shown and what is to be reconstructed. 0 is none. Needs a known symmetry.
+        permuted_views: Where the contrastive loss compares two views, whether both of a model are permuted, alike
+            (``"both"``), or only the second (``"one"``), so that the order of hidden units is learnt away. A
+            single view (``gamma`` 0) is permuted either way.
         erase_probability: Share of the views of which a rectangle (tokens × entries) is set to zero.
         erase_fraction: Largest share of a view's tokens, and of their entries, in that rectangle.
         steps: Optimiser steps.
@@ -61,12 +69,15 @@ class SaneConfig:
     position_features: int = 16
     max_wavelength: float = 40_000.0
     projection: int = 32
+    align: bool = True
     gamma: float = 0.05
     temperature: float = 0.1
     loss_normalisation: LossNormalisation = "token"
     noise: float = 0.05
     mixing: float = 0.0
     jitter: float = 0.0
+    permute: float = 0.0
+    permuted_views: PermutedViews = "both"
     erase_probability: float = 0.0
     erase_fraction: float = 0.3
     steps: int = 3000
@@ -89,7 +100,7 @@ class SaneConfig:
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of heads ({self.heads})")
         if self.halo is not None and not 0 <= 2 * self.halo < self.window:
             raise ValueError(f"halo is {self.halo}; it must be 0 or more, less than half of window ({self.window})")
-        for name in ("gamma", "mixing", "erase_probability", "erase_fraction", "warm_up"):
+        for name in ("gamma", "mixing", "permute", "erase_probability", "erase_fraction", "warm_up"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
         if not 0.0 <= self.dropout < 1.0:
@@ -100,9 +111,11 @@ class SaneConfig:
         for name in ("noise", "jitter", "weight_decay"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
-        if self.loss_normalisation not in get_args(LossNormalisation):
-            options = ", ".join(get_args(LossNormalisation))
-            raise ValueError(f"loss_normalisation is {self.loss_normalisation!r}; it must be one of {options}")
+        if not isinstance(self.align, bool):
+            raise ValueError(f"align is {self.align!r}; it must be true or false")
+        for name, options in (("loss_normalisation", LossNormalisation), ("permuted_views", PermutedViews)):
+            if (value := getattr(self, name)) not in get_args(options):
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(options))}")
         if self.gamma > 0.0 and self.batch_size < 2:
             raise ValueError("batch_size is 1; the contrastive loss needs at least 2, or gamma 0")
 

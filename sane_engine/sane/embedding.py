@@ -45,6 +45,8 @@ def embed(
 ) -> Embeddings:
     """Embed models with an encoder.
 
+    Models of a layout the encoder has a reference for are aligned to it first, so that networks that differ only in
+    the order of their hidden units are embedded alike.
     Sequences longer than a window go through several, each with a halo of context (see ``windows.py``).
     Of a layout the encoder was not trained on, tensors are standardised by their own mean and standard deviation,
     and positions are rescaled (:func:`rescaled_positions`); ``notes`` says for how many models that was so.
@@ -81,6 +83,7 @@ def embed(
     done = 0
     for rows, batch in batches:
         _refuse_non_finite(rows, batch)
+        batch = encoder.aligner.align(batch, cancelled=cancelled)
         selection = select_tokens(batch.layout, max_tokens_per_layer)
         ticks, of = done * TICKS, len(rows) * len(selection.index)
 

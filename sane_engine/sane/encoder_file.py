@@ -27,11 +27,13 @@ def save_encoder(encoder: Sane, folder: str | Path) -> None:
         "digest": encoder.digest,
         "config": encoder.config.to_json(),
         "position_range": list(encoder.position_range),
+        "symmetries": encoder.aligner.symmetries(),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "provenance": encoder.provenance,
     }
     with atomic_folder(folder) as temporary:
-        save_file({**tensors, **encoder.normalizer.state()}, temporary / ENCODER_WEIGHTS)
+        beside = {**encoder.normalizer.state(), **encoder.aligner.state()}
+        save_file({**tensors, **beside}, temporary / ENCODER_WEIGHTS)
         (temporary / ENCODER_JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -63,6 +65,7 @@ def load_encoder(path_or_name: str | Path) -> Sane:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from sane_engine.sane.alignment import Aligner
     from sane_engine.sane.config import SaneConfig
     from sane_engine.sane.model import Sane
     from sane_engine.sane.normalisation import Normalizer
@@ -73,12 +76,15 @@ def load_encoder(path_or_name: str | Path) -> Sane:
         tensors = load_file(folder / ENCODER_WEIGHTS)
         first, second, third = (float(limit) for limit in record["position_range"])
         encoder = Sane(
-            SaneConfig.from_json(record["config"]),
+            # Encoders of earlier versions do not say, and were not aligned.
+            SaneConfig.from_json({"align": False, **record["config"]}),
             normalizer=Normalizer.from_state(tensors),
+            aligner=Aligner.from_state(tensors, record.get("symmetries", {})),
             position_range=(first, second, third),
             provenance=record["provenance"],
         )
-        encoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("normalizer.")})
+        beside = ("normalizer.", "reference.")
+        encoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(beside)})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _broken(folder, reason) from error

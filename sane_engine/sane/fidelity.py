@@ -55,8 +55,9 @@ def reconstruct_tokens(encoder: Sane, tokens: Tensor, layout: Layout, *, batch_s
 def decode_models(encoder: Sane, batch: TokenBatch, *, batch_size: int = 64) -> dict[str, Tensor]:
     """The models of a batch after the way through the latents: name → ``[m, …]``, in their own scale and dtypes.
 
-    Tensors that are not tokenised (integer buffers) are those of the batch.
+    Models of a layout the encoder has a reference for come out aligned to it; what they compute is the same. Tensors that are not tokenised (integer buffers) are those of the batch.
     """
+    batch = encoder.aligner.align(batch)
     tokens, statistics = encoder.normalizer.normalise(batch.tokens, batch.layout)
     decoded = statistics.undo(
         reconstruct_tokens(encoder, tokens, batch.layout, batch_size=batch_size), batch.layout
@@ -76,7 +77,8 @@ def reconstruction(
 
     The principal components are fitted on the training rows: one basis for all tokens (``"pca"``), one for each
     layer (``"pca-layer"``), one for each token position (``"pca-position"``, the strongest linear control). All
-    scores are over true entries of tokens standardised by the encoder's statistics.
+    scores are over true entries of tokens standardised by the encoder's statistics, of models aligned to its
+    reference where it has one.
 
     Args:
         encoder: Trained on this zoo's layout, or one of them.
@@ -150,7 +152,7 @@ def _standardised(encoder: Sane, zoo: Zoo, rows: Rows) -> Iterator[tuple[Rows, T
     first = 0
     while first < len(rows):
         part = rows[first : first + chunk]
-        batch = token_batch(zoo, part, size)
+        batch = token_batch(zoo, part, size, encoder.aligner)
         first += len(part)
         chunk = chunk_length(batch.layout.n_tokens * size * 4)
         yield part, encoder.normalizer.normalise(batch.tokens, batch.layout)[0], batch.layout

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.normalisation import Normalizer
 
@@ -98,11 +99,13 @@ class Stack(nn.Module):
 class Sane(nn.Module):
     """Sequential autoencoder for neural embeddings (Schürholt et al., ICML 2024, arXiv:2406.09997).
 
-    Works on *standardised* tokens: :attr:`normalizer` makes them (see :func:`sane_engine.sane.embed`, which does).
+    Works on *standardised* tokens of *aligned* models: :attr:`aligner` and :attr:`normalizer` make them (see
+    :func:`sane_engine.sane.embed`, which does).
 
     Attributes:
         config: What it was built from.
         normalizer: Mean and standard deviation of every tensor of the layouts it was trained on.
+        aligner: Reference networks of the layouts whose models are aligned before they are tokenised.
         position_range: Largest (token, layer, place in the layer) in training; other networks are rescaled to it.
         provenance: Zoo, history and versions of its training; plain JSON values.
     """
@@ -112,12 +115,14 @@ class Sane(nn.Module):
         config: SaneConfig,
         *,
         normalizer: Normalizer | None = None,
+        aligner: Aligner | None = None,
         position_range: tuple[float, float, float] = (0.0, 0.0, 0.0),
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.normalizer = normalizer if normalizer is not None else Normalizer({})
+        self.aligner = aligner if aligner is not None else Aligner()
         self.position_range = position_range
         self.provenance: dict[str, Any] = dict(provenance or {})
         # Built without storage and filled from a generator of its own: the global random state is not touched.
@@ -204,14 +209,17 @@ class Sane(nn.Module):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what it computes: shape, weights, normaliser and position range.
+        """SHA-256 of what it computes: shape, weights, normaliser, references and position range.
 
         How it was trained is left out, so that a new option of the training leaves earlier encoders what they are.
         """
         shape = {name: getattr(self.config, name) for name in COMPUTED_FROM}
         state = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         state.update(json.dumps([float(limit) for limit in self.position_range]).encode())
-        for name, tensor in sorted({**self.state_dict(), **self.normalizer.state()}.items()):
+        for key, symmetry in sorted(self.aligner.symmetries().items()):
+            state.update(f"{key} {symmetry}".encode())
+        tensors = {**self.state_dict(), **self.normalizer.state(), **self.aligner.state()}
+        for name, tensor in sorted(tensors.items()):
             state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return state.hexdigest()

@@ -56,8 +56,12 @@ class Statistics:
 
     def undo(self, tokens: Tensor, layout: Layout) -> Tensor:
         """The inverse of :meth:`apply`, in float64."""
-        mean, std = self._of(layout.component_of_entry())
+        mean, std = self.of_entries(layout)
         return tokens.double() * std + mean
+
+    def of_entries(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each entry, ``[n, d]`` or ``[m, n, d]``; 0 and 1 at padding."""
+        return self._of(layout.component_of_entry())
 
     def _of(self, component: Tensor) -> tuple[Tensor, Tensor]:
         # Padding has component −1: the last entry, mean 0 and standard deviation 1.

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Cancelled, Progress, no_progress, stop_if
-from sane_engine.sane.augmentation import RandomWindow, View, augment, corruptions, transformations
+from sane_engine.sane.alignment import Aligner, fit_aligner, symmetries_of
+from sane_engine.sane.augmentation import RandomWindow, View, views
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
 from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
-from sane_engine.sane.training_set import TrainingSet, rows_of_split
+from sane_engine.sane.training_set import TrainingSet, rows_of_split, step_seed
 from sane_engine.workspace import atomic_file
 
 if TYPE_CHECKING:
@@ -73,10 +74,15 @@ def pretrain(
             raise _other_run(folder)
         return finished
     progress(0, config.steps, "reading the zoo")
-    training = TrainingSet(zoo, rows_of_split(zoo, "train"), config, cancelled=cancelled)
-    model = Sane(config, normalizer=training.normalizer, position_range=training.position_range)
+    rows = rows_of_split(zoo, "train")
+    symmetries = symmetries_of(zoo, rows, config.token_size) if config.align or config.permute > 0 else {}
+    aligner = (
+        fit_aligner(zoo, rows, config.token_size, symmetries, cancelled=cancelled) if config.align else Aligner()
+    )
+    training = TrainingSet(zoo, rows, config, aligner=aligner, symmetries=symmetries, cancelled=cancelled)
+    model = Sane(config, normalizer=training.normalizer, aligner=aligner, position_range=training.position_range)
     start_from_principal_components(model, training.second_moment())
-    run = _Run(model, training, _validation_views(zoo, config, training), device)
+    run = _Run(model, training, _validation_views(zoo, config, training, aligner), device)
     if folder is not None and (folder / STATE_FILE).exists():
         run.restore(folder / STATE_FILE, zoo.digest)
     every = max(1, config.steps // SAVES)
@@ -97,6 +103,7 @@ def pretrain(
         zoo_digest=zoo.digest,
         rows={name: len(rows_of_split(zoo, name)) for name in ("train", "validation", "test")},
         command=f"python -m sane_engine pretrain {zoo.name} --config CONFIG.json --out FOLDER",
+        aligned=bool(aligner.alignments),
         history=run.history,
         versions={"python": platform.python_version(), "torch": torch.__version__},
         device=run.device.type,
@@ -145,14 +152,13 @@ class _Run:
     def advance(self) -> float:
         """Take one step and return its loss."""
         config = self.config
-        generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
-        clean = augment(self._training.minibatch(self.step), transformations(config), generator)
-        views = [augment(clean, corruptions(config), generator) for _ in range(2 if config.gamma > 0 else 1)]
+        generator = torch.Generator().manual_seed(step_seed(config.seed, 2, self.step))
+        seen = views(self._training.minibatch(self.step), config, generator)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self.step, config)
         self.model.train()
         with self._random_state(), self._precision():
-            reconstruction, contrast = self._losses(views)
+            reconstruction, contrast = self._losses(seen)
         loss = (1.0 - config.gamma) * reconstruction + config.gamma * contrast
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch gives Tensor.backward no types
@@ -220,7 +226,7 @@ class _Run:
         """Dropout draws from the global generator: seed it for this step only, and put it back."""
         if self.config.dropout == 0.0:
             return nullcontext()
-        return _seeded(_seed(self.config.seed, 3, self.step), self.device)
+        return _seeded(step_seed(self.config.seed, 3, self.step), self.device)
 
     def keep(self, path: Path, zoo_digest: str) -> None:
         """Write what :meth:`restore` needs, in one file."""
@@ -261,10 +267,6 @@ class _Run:
         self._sum = np.array(metadata["sum"])
 
 
-def _seed(*path: int) -> int:
-    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -272,7 +274,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, limit: int = 256) -> list[View]:
+def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, aligner: Aligner, limit: int = 256) -> list[View]:
     """Up to ``limit`` unseen models of the layouts trained on, in windows drawn once, to score the training by."""
     rows = rows_of_split(zoo, "validation")
     trained = np.concatenate([group.rows for group in training.groups])
@@ -281,8 +283,8 @@ def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, limit
     if not len(rows):
         return []
     rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)]
-    held_out = TrainingSet(zoo, rows, config, normalizer=training.normalizer)
-    window, generator = RandomWindow(config.window), torch.Generator().manual_seed(_seed(config.seed, 4))
+    held_out = TrainingSet(zoo, rows, config, normalizer=training.normalizer, aligner=aligner)
+    window, generator = RandomWindow(config.window), torch.Generator().manual_seed(step_seed(config.seed, 4))
     views = []
     for number, group in enumerate(held_out.groups):
         for first in range(0, len(group.rows), config.batch_size):

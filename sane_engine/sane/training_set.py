@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
+from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.augmentation import View
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.loss import entry_weights
 from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, structure
+from sane_engine.sane.token_permutations import TokenPermutations, draw_permutations
 from sane_engine.tokens import Layout, TokenBatch, tokenize_batch
 
 if TYPE_CHECKING:
+    from sane_engine.symmetry import Symmetry
     from sane_engine.zoo import Zoo
 
 Rows = NDArray[np.int64]
@@ -30,13 +34,18 @@ CHUNK_BYTES = 256 * 1024**2
 """Tokens of at most this size are made at a time."""
 
 
+def step_seed(*path: int) -> int:
+    """A seed for one purpose of a run; the purposes do not share any."""
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def rows_of_split(zoo: Zoo, split: str) -> Rows:
     """Row numbers of one split of a zoo."""
     return np.flatnonzero((zoo.table["split"] == split).to_numpy()).astype(np.int64)
 
 
-def token_batch(zoo: Zoo, rows: Rows, token_size: int) -> TokenBatch:
-    """The tokens of some checkpoints that share a layout.
+def token_batch(zoo: Zoo, rows: Rows, token_size: int, aligner: Aligner | None = None) -> TokenBatch:
+    """The tokens of some checkpoints that share a layout, aligned where there is a reference for it.
 
     Raises:
         Refusal: A weight is infinite or not a number (``non-finite-weights``).
@@ -50,7 +59,7 @@ def token_batch(zoo: Zoo, rows: Rows, token_size: int) -> TokenBatch:
             f"{int((~finite).sum())} checkpoints have weights that are infinite or not a number (first: {bad}).",
             "Leave these models out of the zoo.",
         )
-    return batch
+    return batch if aligner is None else aligner.align(batch)
 
 
 def chunk_length(layout_bytes: int) -> int:
@@ -67,13 +76,14 @@ class Group:
     statistics: Statistics
     weight: Tensor
     tokens: Tensor | None
+    permutations: TokenPermutations | None
 
 
 class TrainingSet:
     """The rows of one split, by layout.
 
     Attributes:
-        normalizer: Fitted on these rows, or the one that was given.
+        normalizer: Fitted on these rows (aligned, where there is a reference), or the one that was given.
         position_range: Largest position of any of the layouts.
         batches_per_epoch: Minibatches until every row has been seen.
     """
@@ -85,11 +95,13 @@ class TrainingSet:
         config: SaneConfig,
         *,
         normalizer: Normalizer | None = None,
+        aligner: Aligner | None = None,
+        symmetries: Mapping[str, Symmetry] | None = None,
         cancelled: CancelCheck | None = None,
     ) -> None:
         if not len(rows):
             raise Refusal("no-models", "The zoo has no models in this split.", "Split it again, or add models.")
-        self._zoo, self._config = zoo, config
+        self._zoo, self._config, self._aligner = zoo, config, aligner
         self.groups: list[Group] = []
         statistics: dict[str, Statistics] = {}
         limits = np.zeros(3)
@@ -111,7 +123,11 @@ class TrainingSet:
             if len(own) * layout.n_tokens * config.token_size * 4 <= CACHE_BYTES:
                 tokens = torch.cat([fitted.apply(b.tokens, b.layout) for b in self._batches(chunks, cancelled)])
             weight = entry_weights(layout, config.loss_normalisation)
-            self.groups.append(Group(own, layout, fitted, weight, tokens))
+            permutations = None
+            if config.permute > 0 and symmetries and key in symmetries:
+                generator = torch.Generator().manual_seed(step_seed(config.seed, 5, len(self.groups)))
+                permutations = draw_permutations(symmetries[key], layout, fitted, generator)
+            self.groups.append(Group(own, layout, fitted, weight, tokens, permutations))
         self.normalizer = normalizer or Normalizer(statistics)
         self.position_range = (float(limits[0]), float(limits[1]), float(limits[2]))
         self._sizes = [max(1, len(group.rows) // config.batch_size) for group in self.groups]
@@ -121,7 +137,7 @@ class TrainingSet:
     def _batches(self, chunks: list[Rows], cancelled: CancelCheck | None) -> Any:
         for chunk in chunks:
             stop_if(cancelled)
-            yield token_batch(self._zoo, chunk, self._config.token_size)
+            yield token_batch(self._zoo, chunk, self._config.token_size, self._aligner)
 
     def minibatch(self, step: int) -> View:
         """The clean view of the minibatch of a step; the same whenever and in whatever order it is asked for."""
@@ -157,7 +173,7 @@ class TrainingSet:
         if group.tokens is not None:
             tokens = group.tokens[torch.from_numpy(members)]
         else:
-            batch = token_batch(self._zoo, group.rows[members], self._config.token_size)
+            batch = token_batch(self._zoo, group.rows[members], self._config.token_size, self._aligner)
             tokens = group.statistics.apply(batch.tokens, batch.layout)
         shape = tokens.shape
         return View(
@@ -166,4 +182,5 @@ class TrainingSet:
             group.layout.mask().expand(shape),
             group.weight.expand(shape),
             group.layout.positions().float().expand(shape[0], -1, -1),
+            group.permutations,
         )
