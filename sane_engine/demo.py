@@ -198,6 +198,7 @@ def precompute(
         "zoo": zoo.name,
         "zoo_digest": zoo.digest,
         "encoder_digest": encoder.digest,
+        "aligned": bool(encoder.aligner.alignments),
         "seed": seed,
         "rows": len(zoo.table),
         "layer_points": len(points),

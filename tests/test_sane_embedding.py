@@ -276,7 +276,7 @@ def test_reconstruction_stands_beside_principal_components(small_zoo: Zoo, encod
     table = reconstruction(encoder, small_zoo).set_index(["method", "split", "layer"])
     assert set(table.index.get_level_values("method")) == {"sane", "pca", "pca-layer", "pca-position"}
     assert set(table.index.get_level_values("layer")) == {"all", "conv", "fc"}
-    by_hand = tokenize_batch(small_zoo.stacked(np.arange(40)), 10)
+    by_hand = encoder.aligner.align(tokenize_batch(small_zoo.stacked(np.arange(40)), 10))
     tokens = encoder.normalizer.normalise(by_hand.tokens, by_hand.layout)[0].flatten(0, 1).double()
     centred = tokens - tokens.mean(dim=0)
     basis = torch.linalg.svd(centred, full_matrices=False).Vh[: CONFIG.latent]

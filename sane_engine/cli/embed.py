@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "zoo_digest": zoo.digest,
         "encoder": str(arguments.encoder),
         "encoder_digest": encoder.digest,
+        "aligned": bool(encoder.aligner.alignments),
         "command": command_line(arguments),
         "commit": commit(),
         "checkpoints": len(zoo),

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             "zoo": zoo.name,
             "zoo_digest": zoo.digest,
             "encoder_digest": encoder.digest,
+            "aligned": bool(encoder.aligner.alignments),
             "latent": encoder.config.latent,
             "token_size": encoder.config.token_size,
             "command": command_line(arguments),

@@ -110,7 +110,9 @@ def symmetries_of(zoo: Zoo, rows: Rows, token_size: int) -> dict[str, Symmetry]:
             continue
         key = structure(layout_of(zoo.tensors(int(own[0])), token_size))
         if key not in found:
-            found[key] = symmetry_of_zoo(zoo.select(own))
+            # A module that is rebuilt to be traced draws its weights from the global generator.
+            with torch.random.fork_rng(devices=[]):
+                found[key] = symmetry_of_zoo(zoo, int(own[0]))
     return {key: symmetry for key, symmetry in found.items() if not symmetry.is_trivial}
 
 

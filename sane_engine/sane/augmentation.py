@@ -178,7 +178,9 @@ class RandomPermutation:
         hit = (torch.rand(b, generator=generator) < self.share)[:, None, None]
         which = torch.randint(len(bank), (b,), generator=generator)
         tokens = torch.where(hit, bank.apply(view.tokens, which), view.tokens)
-        target = tokens if view.target is view.tokens else torch.where(hit, bank.apply(view.target, which), view.target)
+        target = (
+            tokens if view.target is view.tokens else torch.where(hit, bank.apply(view.target, which), view.target)
+        )
         return replace(view, tokens=tokens, target=target)
 
 

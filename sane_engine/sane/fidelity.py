@@ -55,7 +55,8 @@ def reconstruct_tokens(encoder: Sane, tokens: Tensor, layout: Layout, *, batch_s
 def decode_models(encoder: Sane, batch: TokenBatch, *, batch_size: int = 64) -> dict[str, Tensor]:
     """The models of a batch after the way through the latents: name → ``[m, …]``, in their own scale and dtypes.
 
-    Models of a layout the encoder has a reference for come out aligned to it; what they compute is the same. Tensors that are not tokenised (integer buffers) are those of the batch.
+    Models of a layout the encoder has a reference for come out aligned to it; what they compute is the same.
+    Tensors that are not tokenised (integer buffers) are those of the batch.
     """
     batch = encoder.aligner.align(batch)
     tokens, statistics = encoder.normalizer.normalise(batch.tokens, batch.layout)

@@ -274,7 +274,9 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _validation_views(zoo: Zoo, config: SaneConfig, training: TrainingSet, aligner: Aligner, limit: int = 256) -> list[View]:
+def _validation_views(
+    zoo: Zoo, config: SaneConfig, training: TrainingSet, aligner: Aligner, limit: int = 256
+) -> list[View]:
     """Up to ``limit`` unseen models of the layouts trained on, in windows drawn once, to score the training by."""
     rows = rows_of_split(zoo, "validation")
     trained = np.concatenate([group.rows for group in training.groups])

@@ -1,8 +1,8 @@
 """Permutations of a network's hidden units, acting on its tokens.
 
-To permute hidden units is to permute tokens within a layer *and* entries within tokens; a sign flip changes the sign
-of both. For a layout with a known symmetry, a bank of random permutations is drawn once, each as the index of the
-entry that every entry comes from, so that any number of models are permuted by one gather.
+To permute hidden units is to permute tokens within a layer *and* entries within tokens; a flip changes the sign of
+both. For a layout with a known symmetry, a bank of random permutations is drawn once, each as the index of where
+every entry comes from, so that any number of models are permuted by one gather.
 """
 
 from __future__ import annotations
