@@ -181,6 +181,28 @@ def test_align_undoes_a_permutation(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no family" in capsys.readouterr().err
 
 
+def test_align_walks_between_two_models_of_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["align", "m0003@5", "m0007", "--zoo", "digits-independent", "--barrier", "--points", "3", "--quiet"]
+    assert main(argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["a"], report["b"], report["permutable_neurons"]) == ("m0003@5", "m0007@25", 38)
+    assert report["distance_after"] < report["distance_before"]
+    assert report["flipped"] > 0, "the zoo knows that tanh is odd"
+    walked, table = report["barrier"], load_zoo("digits-independent").table
+    ends = [
+        table.loc[(table["model"] == name) & (table["epoch"] == epoch), "test_accuracy"].item()
+        for name, epoch in (("m0003", 5), ("m0007", 25))
+    ]
+    for line in (walked["line"]["accuracy_before"], walked["line"]["accuracy_after"]):
+        assert [line[0], line[-1]] == pytest.approx(ends, abs=1e-6)
+    assert walked["height_before"] > 0
+    assert report["command"].startswith("python -m sane_engine align m0003@5 m0007 --zoo digits-independent --barr")
+
+    for refused in (["m0003", "m0007", "--barrier"], ["m0003", "nobody", "--zoo", "digits-independent"]):
+        assert main(["align", *refused]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_train_zoo_writes_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = {
         "name": "two",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from sane_engine.checkpoint import Refusal
 
-_POSITIONAL = {"zoo", "a", "b"}
+# Arguments without a flag; `align` takes its zoo with one.
+_POSITIONAL = {"align": {"a", "b"}}
+_PATHS = {"encoder", "zoo", "a", "b"}
 
 
 def replaceable(folder: Path, marker: str) -> Path:
@@ -35,12 +37,13 @@ def command_line(arguments: argparse.Namespace) -> str:
     files and must not tell of the machine.
     """
     words = ["python", "-m", "sane_engine", arguments.command]
+    positional = _POSITIONAL.get(arguments.command, {"zoo"})
     for name, value in vars(arguments).items():
         if name in {"command", "run", "json", "quiet", "folder"} or value is None or value is False:
             continue
-        if isinstance(value, Path) or name in {"encoder", *_POSITIONAL}:
+        if isinstance(value, Path) or name in _PATHS:
             path = Path(value)
             value = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
-        flag = [] if name in _POSITIONAL else [f"--{name.replace('_', '-')}"]
+        flag = [] if name in positional else [f"--{name.replace('_', '-')}"]
         words += flag if value is True else [*flag, str(value)]
     return shlex.join(words)
