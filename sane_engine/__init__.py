@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sane_engine.progress import Cancelled as Cancelled
     from sane_engine.projection import Projection as Projection
     from sane_engine.projection import project as project
+    from sane_engine.sampling import Sample as Sample
+    from sane_engine.sampling import sample as sample
     from sane_engine.sane import Embeddings as Embeddings
     from sane_engine.sane import Sane as Sane
     from sane_engine.sane import SaneConfig as SaneConfig
@@ -50,6 +52,7 @@ _HOME = {
     "Projection": "projection",
     "Provenance": "checkpoint",
     "Refusal": "checkpoint",
+    "Sample": "sampling",
     "Sane": "sane",
     "SaneConfig": "sane",
     "Symmetry": "symmetry",
@@ -69,6 +72,7 @@ _HOME = {
     "load_zoo": "zoo",
     "pretrain": "sane",
     "project": "projection",
+    "sample": "sampling",
     "save_checkpoint": "intake",
     "symmetry_of_tensors": "symmetry",
     "symmetry_of_zoo": "symmetry",

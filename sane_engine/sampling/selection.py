@@ -1,0 +1,100 @@
+"""Samplers that look at what they drew: the best of several, and rounds in which the best become anchors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.progress import stop_if
+from sane_engine.sampling.draws import Context, Method, Sampler, drawn
+from sane_engine.sampling.kde import KernelDensity
+from sane_engine.sampling.spaces import Space, decode_models
+from sane_engine.sampling.task import Images, Task
+
+IMAGES = 256
+"""Validation images that draws are compared on."""
+
+
+def needed_task(context: Context) -> Task:
+    """The task of a context.
+
+    Raises:
+        Refusal: There is none (``no-task``).
+    """
+    if context.task is None:
+        raise Refusal(
+            "no-task",
+            "This method needs to run its samples, and the zoo does not say how or on what.",
+            "Use one of the methods that only look at weights, such as kde-token.",
+        )
+    return context.task
+
+
+def _losses(space: Space, task: Task, vectors: Tensor) -> Tensor:
+    part = Images(task.validation.images[:IMAGES], task.validation.labels[:IMAGES])
+    return task.score(decode_models(space, vectors), part)[1]
+
+
+@dataclass(frozen=True)
+class Subsampled:
+    """Of several draws, the one with the least loss on validation images.
+
+    Attributes:
+        base: What is drawn from.
+        candidates: Draws for each sample; sample number k is the best of its own, however many are asked for.
+    """
+
+    base: Method = field(default_factory=KernelDensity)
+    candidates: int = 32
+
+    def fit(self, context: Context) -> BestOf:
+        """Fit the base."""
+        return BestOf(self.base.fit(context), context.space, needed_task(context), self.candidates)
+
+
+class BestOf:
+    """See :class:`Subsampled`."""
+
+    def __init__(self, base: Sampler, space: Space, task: Task, candidates: int) -> None:
+        self._base, self._space, self._task, self._candidates = base, space, task, max(1, candidates)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """The best of some draws."""
+        vectors = torch.stack([self._base.draw(generator) for _ in range(self._candidates)])
+        return vectors[int(_losses(self._space, self._task, vectors).argmin())]
+
+
+@dataclass(frozen=True)
+class Bootstrapped:
+    """Rounds in which the best draws take the place of the anchors, ranked by their loss on validation images.
+
+    The published code returns bootstrapped samples unranked; here each round keeps its best.
+
+    Attributes:
+        base: What is drawn from, fitted again in each round.
+        rounds: How many.
+        population: Draws a round.
+        keep: How many of them are the next round's anchors.
+        candidates: Draws for each final sample, as in :class:`Subsampled`.
+    """
+
+    base: Method = field(default_factory=KernelDensity)
+    rounds: int = 3
+    population: int = 200
+    keep: int = 40
+    candidates: int = 8
+
+    def fit(self, context: Context) -> BestOf:
+        """Go through the rounds."""
+        task = needed_task(context)
+        sampler = self.base.fit(context)
+        for number in range(self.rounds):
+            stop_if(context.cancelled)
+            vectors = drawn(sampler, context.seed, 0, self.population, "bootstrap", number)
+            order = _losses(context.space, task, vectors).argsort(stable=True)
+            sampler = self.base.fit(replace(context, vectors=vectors[order[: max(2, self.keep)]]))
+            context.progress(number + 1, self.rounds, "bootstrapping")
+        return BestOf(sampler, context.space, task, self.candidates)

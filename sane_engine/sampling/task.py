@@ -1,0 +1,176 @@
+"""What the networks of a zoo are for: how to run many of them at once, and images to choose, train and score with.
+
+The images that the zoo was trained on are cut in two once more: samplers and fine-tuning learn from one part, the
+best of several draws is chosen on the other. Scores come from the test images, which nothing here was chosen on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.progress import CancelCheck, stop_if
+
+if TYPE_CHECKING:
+    from sane_engine.sane.training_set import Rows
+    from sane_engine.zoo import Zoo
+    from sane_engine.zoo.datasets import Dataset
+
+Stacked = Mapping[str, Tensor]
+Runner = Callable[[Stacked, Tensor], Tensor]
+"""``(stacked, images [b, c, h, w] or [m, b, c, h, w]) → logits [m, b, classes]``, differentiable in the weights."""
+
+VALIDATION_SHARE = 0.2
+_SPLIT_SEED = 0
+_MODELS_AT_ONCE, _IMAGES_AT_ONCE = 16, 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: float32 ``[b, c, h, w]`` and int64 ``[b]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Networks that can be run, and the images for it.
+
+    Attributes:
+        name: Of the data set.
+        run: Runs a stack of networks.
+        fit: To train on: samplers, refinement, fine-tuning; unlabelled for batch-norm conditioning.
+        validation: To choose on; a part of the zoo's training images.
+        test: To score on; never to choose on.
+        architecture: The JSON that rebuilds one network, where it is known.
+        activation: That the networks are run with, where the zoo varies it.
+        module: One network as a module, where the zoo's own runner does not do.
+    """
+
+    name: str
+    run: Runner
+    fit: Images
+    validation: Images
+    test: Images
+    architecture: Mapping[str, Any] | None = None
+    activation: str | None = None
+    module: nn.Module | None = None
+
+    @torch.no_grad()
+    def logits(self, stacked: Stacked, images: Tensor, *, cancelled: CancelCheck | None = None) -> Tensor:
+        """Logits ``[m, b, classes]`` of images ``[b, c, h, w]`` that all networks see, some at a time."""
+        count = len(next(iter(stacked.values())))
+        parts = []
+        for first in range(0, count, _MODELS_AT_ONCE):
+            stop_if(cancelled)
+            some = {name: tensor[first : first + _MODELS_AT_ONCE] for name, tensor in stacked.items()}
+            pieces = torch.split(images, _IMAGES_AT_ONCE)
+            parts.append(torch.cat([self.run(some, piece) for piece in pieces], dim=1))
+        return torch.cat(parts)
+
+    def score(
+        self, stacked: Stacked, part: Images, *, cancelled: CancelCheck | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Accuracy ``[m]`` (fraction correct) and mean cross-entropy ``[m]`` in nats, infinite where not finite."""
+        logits = self.logits(stacked, part.images, cancelled=cancelled)
+        accuracy = (logits.argmax(dim=2) == part.labels).float().mean(dim=1)
+        return accuracy, self.losses(logits, part.labels).nan_to_num(nan=torch.inf)
+
+    @staticmethod
+    def losses(logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy ``[m]`` of logits ``[m, b, classes]`` and labels ``[b]`` or ``[m, b]``."""
+        labels = labels.expand(logits.shape[:2])
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
+
+
+def split_images(dataset: Dataset) -> tuple[Images, Images, Images]:
+    """The parts to fit, to choose and to score on; the first two are the data set's training images.
+
+    Every class keeps its share. The cut is the same in every run.
+    """
+    generator = np.random.default_rng(_SPLIT_SEED)
+    labels = dataset.train_labels.numpy()
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[: round(VALIDATION_SHARE * (labels == label).sum())]
+        for label in np.unique(labels)
+    ]
+    validation = torch.from_numpy(np.sort(np.concatenate(chosen)))
+    rest = torch.ones(len(labels), dtype=torch.bool)
+    rest[validation] = False
+    train = dataset.train_images
+    return (
+        Images(train[rest], dataset.train_labels[rest]),
+        Images(train[validation], dataset.train_labels[validation]),
+        Images(dataset.test_images, dataset.test_labels),
+    )
+
+
+def task_of(zoo: Zoo, rows: Rows | None = None, *, dataset: Dataset | None = None) -> Task:
+    """The task a zoo was trained for.
+
+    Args:
+        zoo: Which must say its architecture, and its data set unless one is given.
+        rows: The anchors: their most common activation is that of the samples.
+        dataset: Other images than the zoo's own, for a transfer; of the same shape.
+
+    Raises:
+        Refusal: The zoo does not say how to run its networks (``no-architecture``) or on what (``no-dataset``).
+    """
+    from sane_engine.zoo.datasets import load_dataset
+
+    if zoo.architecture is None:
+        raise Refusal(
+            "no-architecture", "The zoo does not say how to run its models.", "Samples cannot be scored without."
+        )
+    if dataset is None:
+        name = zoo.provenance.get("spec", {}).get("dataset")
+        if name is None:
+            raise Refusal("no-dataset", "The zoo does not say what its models were trained on.", "Give a data set.")
+        dataset = load_dataset(name, image_size=int(zoo.architecture["input_shape"][1]))
+    activation = None
+    if "activation" in zoo.table and zoo.table["activation"].notna().all():
+        of_rows = zoo.table["activation"] if rows is None else zoo.table["activation"].iloc[rows]
+        activation = str(of_rows.mode().iloc[0])
+    return task_from(zoo.architecture, dataset, activation=activation)
+
+
+def task_from(architecture: Mapping[str, Any], dataset: Dataset, *, activation: str | None = None) -> Task:
+    """A task from an architecture's JSON and a data set."""
+    from sane_engine.zoo.architectures import as_architecture, forward_stacked
+
+    spec = as_architecture(architecture)
+
+    def run(stacked: Stacked, images: Tensor) -> Tensor:
+        return forward_stacked(spec, stacked, images, activation=activation)
+
+    resolved = {**architecture, **({} if activation is None else {"activation": activation})}
+    return Task(dataset.name, run, *split_images(dataset), architecture=resolved, activation=activation)
+
+
+def task_from_module(module: nn.Module, dataset: Dataset) -> Task:
+    """A task for networks that a module runs, in evaluation mode; any architecture torch can vectorise."""
+    from torch.func import functional_call, vmap
+
+    module = module.eval()
+
+    def one(tensors: dict[str, Tensor], images: Tensor) -> Tensor:
+        logits: Tensor = functional_call(module, tensors, (images,))
+        return logits
+
+    def run(stacked: Stacked, images: Tensor) -> Tensor:
+        shared = images.dim() == 4
+        logits: Tensor = vmap(one, in_dims=(0, None if shared else 0))(dict(stacked), images)
+        return logits
+
+    return Task(dataset.name, run, *split_images(dataset), module=module)
