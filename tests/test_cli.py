@@ -203,6 +203,28 @@ def test_align_walks_between_two_models_of_a_zoo(tmp_path: Path, capsys: pytest.
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_align_by_activations_of_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sane_engine import load_tensors, load_zoo, save_checkpoint, symmetry_of_zoo
+
+    zoo = load_zoo("digits")
+    symmetry, b = symmetry_of_zoo(zoo), zoo.tensors(5)
+    paths = [str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "aligned.pt", "images.pt")]
+    save_checkpoint(symmetry.permute(b, symmetry.random(torch.Generator().manual_seed(0))), paths[0])
+    save_checkpoint(b, paths[1])
+    command = ["align", paths[0], paths[1], "--method", "activations", "--out", paths[2]]
+    assert main([*command, "--zoo", "digits"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["distance_before"] > 0.5 and report["distance_after"] == 0.0
+    assert all(torch.equal(tensor, b[name]) for name, tensor in load_tensors(paths[2]).items())
+    save_checkpoint({"images": torch.randn(50, 1, 14, 14)}, paths[3])
+    assert main([*command, "--zoo", "digits", "--inputs", paths[3]]) == 0
+    assert json.loads(capsys.readouterr().out)["distance_after"] == 0.0
+    assert main([*command, "--zoo", "digits", "--inputs", paths[0]]) == 2
+    assert "1 × 14 × 14" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "--zoo" in capsys.readouterr().err
+
+
 def test_train_zoo_writes_a_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = {
         "name": "two",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ from sane_engine.cli.console import Console
 from sane_engine.cli.output import command_line
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from sane_engine.symmetry import Symmetry
+    from sane_engine.symmetry import Permutations, Symmetry
     from sane_engine.zoo import Zoo
 
 POINTS = 25
+_IMAGES = 512  # of the zoo's training images: enough to tell some hundred units apart
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -26,8 +27,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
         "align",
         help="permute one network's hidden units to match another's",
         description=(
-            "Weight matching of network A to network B, which stays. The family is recognised from names and "
-            "shapes (plain chains, VGGs, ResNets); an unknown one is refused. A computes the same afterwards. With "
+            "Match the units of network A to those of network B, which stays. The family is recognised from names "
+            "and shapes (plain chains, VGGs, ResNets); an unknown one is refused. A computes the same. With "
             "--zoo, A and B may be models of the zoo, and the zoo knows their symmetry."
         ),
     )
@@ -41,6 +42,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
     )
     parser.add_argument(
         "--points", type=int, default=POINTS, metavar="N", help="networks on that line (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--method",
+        choices=["weights", "activations"],
+        default="weights",
+        help="what is compared: weights, or what the units do on images (needs --zoo; default: %(default)s)",
+    )
+    parser.add_argument(
+        "--inputs",
+        metavar="FILE",
+        help="images for --method activations, one tensor [n, channels, height, width] (default: the zoo's own)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the aligned A (.safetensors or .pt)")
     parser.add_argument(
@@ -75,18 +87,22 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
     moving, staying = (_network(text, zoo) for text in (arguments.a, arguments.b))
     row = next((network.row for network in (staying, moving) if network.row is not None), None)
-    known = zoo is not None and row is not None
-    symmetry = symmetry_of_zoo(zoo, row) if known and zoo else symmetry_of_tensors(staying.tensors)
+    symmetry = symmetry_of_tensors(staying.tensors) if zoo is None else symmetry_of_zoo(zoo, row)
     if symmetry.is_trivial:
         raise Refusal(
             "unknown-family",
             f"{staying.name} is of no family the matcher knows: not aligned.",
             "From Python, find_symmetry(module, example_input) traces any network.",
         )
-    moved = movement(moving.tensors, staying.tensors, symmetry, seed=arguments.seed)
+    permutations, notes = None, symmetry.notes
+    if arguments.method == "activations":
+        permutations, more = _by_activations(moving, staying, symmetry, zoo, arguments, console)
+        notes += more
+    moved = movement(moving.tensors, staying.tensors, symmetry, seed=arguments.seed, permutations=permutations)
     report: dict[str, Any] = {
         "a": moving.name,
         "b": staying.name,
+        "method": arguments.method,
         "permutable_neurons": symmetry.n_neurons,
         "groups": len(symmetry.groups),
         "distance_before": moved.distance_before,
@@ -95,12 +111,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "flipped": moved.flipped,
         "by_group": moved.groups.to_dict(orient="records"),
         "seed": arguments.seed,
-        "notes": list(symmetry.notes),
+        "notes": list(notes),
         "command": command_line(arguments),
         "out": arguments.out,
     }
     if arguments.barrier and zoo is not None:
-        report["barrier"] = _barrier(moving, staying, symmetry, zoo, arguments, console)
+        report["barrier"] = _barrier(moving, staying, symmetry, zoo, moved.permutations, arguments, console)
     if arguments.out is not None:
         save_checkpoint(moved.aligned, arguments.out)
     console.emit(report)
@@ -135,6 +151,7 @@ def _barrier(
     staying: _Network,
     symmetry: Symmetry,
     zoo: Zoo,
+    permutations: Permutations,
     arguments: argparse.Namespace,
     console: Console,
 ) -> dict[str, Any]:
@@ -146,9 +163,9 @@ def _barrier(
         staying.tensors,
         symmetry,
         task_of_zoo(zoo),
-        activation=activation_of(zoo, [network.row for network in (moving, staying) if network.row is not None]),
+        activation=activation_of(zoo, _rows(moving, staying)),
         points=arguments.points,
-        seed=arguments.seed,
+        permutations=permutations,
         progress=console.progress,
         cancelled=console.cancelled,
     )
@@ -159,3 +176,58 @@ def _barrier(
         "test_images": found.n_images,
         "line": found.table().to_dict(orient="list"),
     }
+
+
+def _rows(*networks: _Network) -> list[int]:
+    return [network.row for network in networks if network.row is not None]
+
+
+def _by_activations(
+    moving: _Network,
+    staying: _Network,
+    symmetry: Symmetry,
+    zoo: Zoo | None,
+    arguments: argparse.Namespace,
+    console: Console,
+) -> tuple[Permutations, tuple[str, ...]]:
+    """Match what the units do on images: those of a file, or the first that the zoo was trained on."""
+    from sane_engine.symmetry import match_activations
+    from sane_engine.zoo.architectures import as_architecture, build
+    from sane_engine.zoo.datasets import load_dataset
+    from sane_engine.zoo.task import activation_of, task_of_zoo
+
+    if zoo is None or zoo.architecture is None:
+        raise Refusal(
+            "no-architecture",
+            "Activations need the network itself, and tensors alone do not tell it.",
+            "Name a zoo of the same architecture with --zoo, or leave out --method activations.",
+        )
+    architecture = as_architecture(zoo.architecture)
+    if arguments.inputs is None:
+        images = load_dataset(task_of_zoo(zoo).dataset, image_size=architecture.input_shape[1]).train_images
+    else:
+        images = _images(arguments.inputs, architecture.input_shape)
+    module: nn.Module = build(replace(architecture, activation=activation_of(zoo, _rows(moving, staying))))
+    found = match_activations(
+        module,
+        moving.tensors,
+        staying.tensors,
+        symmetry,
+        images[:_IMAGES] if arguments.inputs is None else images,
+        seed=arguments.seed,
+        cancelled=console.cancelled,
+    )
+    return found.permutations, found.notes
+
+
+def _images(file: str, shape: tuple[int, int, int]) -> Tensor:
+    from sane_engine.intake import load_checkpoint
+
+    tensors = list(load_checkpoint(file).tensors.values())
+    if len(tensors) != 1 or tuple(tensors[0].shape[1:]) != shape or len(tensors[0]) < 2:
+        raise Refusal(
+            "wrong-inputs",
+            f"{Path(file).name} is not one tensor of two or more images of {' × '.join(map(str, shape))}.",
+            "Save one tensor [n, channels, height, width].",
+        )
+    return tensors[0].float()

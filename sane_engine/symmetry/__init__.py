@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from sane_engine.exports import lazily
 
 if TYPE_CHECKING:
+    from sane_engine.symmetry.activations import ActivationMatch as ActivationMatch
+    from sane_engine.symmetry.activations import match_activations as match_activations
     from sane_engine.symmetry.aligning import align as align
     from sane_engine.symmetry.aligning import align_zoo as align_zoo
     from sane_engine.symmetry.aligning import distance as distance
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Barrier": "interpolating",
     "Movement": "moving",
+    "ActivationMatch": "activations",
     "Permutations": "permutations",
     "Symmetry": "spec",
     "align": "aligning",
@@ -39,6 +42,7 @@ _HOME = {
     "groups_table": "moving",
     "match": "aligning",
     "movement": "moving",
+    "match_activations": "activations",
     "symmetry_of_tensors": "families",
     "symmetry_of_zoo": "of_zoo",
     "with_symmetry": "of_zoo",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.symmetry.activations import match_activations
 from sane_engine.symmetry.matching import Matcher
 from sane_engine.symmetry.occurrences import permute_stacked
 from sane_engine.symmetry.permutations import Permutations
 from sane_engine.symmetry.spec import Symmetry
+
+if TYPE_CHECKING:
+    from sane_engine.symmetry.tracing import ExampleInput
 
 _CHUNK = 32_000_000  # entries of models matched at once
 
@@ -39,18 +44,44 @@ def match(
     with torch.no_grad():
         matcher = Matcher(symmetry, reference, {name: tensors[name][None] for name in symmetry.tensors})
         matcher.run(seed)
-    orders = tuple(matcher.orders[group][0] for group in range(len(symmetry.groups)))
-    return Permutations(orders, tuple(matcher.flips[s][0].to(torch.int8) for s in range(len(symmetry.signs))))
+    return matcher.permutations(0)
 
 
 def align(
-    tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry, *, seed: int = 0
+    tensors: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    symmetry: Symmetry,
+    *,
+    seed: int = 0,
+    method: Literal["weights", "activations"] = "weights",
+    module: nn.Module | None = None,
+    inputs: ExampleInput | None = None,
 ) -> dict[str, Tensor]:
     """The same network as ``tensors``, its hidden units in the order and with the signs closest to ``reference``.
 
-    See :func:`match` for the arguments and errors. The same seed gives the same result.
+    Args:
+        tensors: The network to move.
+        reference: The network that stays; same names and shapes.
+        symmetry: Of both.
+        seed: Order of the visits; the same seed gives the same result.
+        method: What is compared: weights (:func:`match`), or what the units do on data (:func:`match_activations`).
+        module: The network, for ``"activations"``.
+        inputs: A batch of inputs, for ``"activations"``.
+
+    Returns:
+        New tensors that compute the same function as ``tensors``.
+
+    Raises:
+        ValueError: A tensor is missing or has another shape; activations without a module or inputs.
     """
-    return symmetry.permute(tensors, match(tensors, reference, symmetry, seed=seed))
+    if method == "weights":
+        return symmetry.permute(tensors, match(tensors, reference, symmetry, seed=seed))
+    if method != "activations":
+        raise ValueError(f"method {method!r} is unknown; choose from weights, activations")
+    if module is None or inputs is None:
+        raise ValueError("activations need the module and a batch of inputs")
+    found = match_activations(module, tensors, reference, symmetry, inputs, seed=seed)
+    return symmetry.permute(tensors, found.permutations)
 
 
 def align_zoo(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
-from sane_engine.symmetry.aligning import align
+from sane_engine.symmetry.aligning import match
+from sane_engine.symmetry.permutations import Permutations
 from sane_engine.symmetry.spec import Symmetry
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def barrier(
     activation: str | None = None,
     points: int = 25,
     seed: int = 0,
+    permutations: Permutations | None = None,
     progress: Progress = no_progress,
     cancelled: CancelCheck | None = None,
 ) -> Barrier:
@@ -102,6 +104,7 @@ def barrier(
         activation: In place of the architecture's own, for a zoo that varies it.
         points: On each line, both ends included; at least 2.
         seed: Of the weight matching.
+        permutations: How to align, if not by weight matching.
         progress: Told how many networks are evaluated.
         cancelled: Asked between groups of networks.
 
@@ -115,7 +118,7 @@ def barrier(
         raise ValueError(f"A line needs at least 2 points, not {points}.")
     stop_if(cancelled)
     names = tuple(task.architecture.shapes)
-    starts = (a, align(a, b, symmetry, seed=seed))
+    starts = (a, symmetry.permute(a, permutations or match(a, b, symmetry, seed=seed)))
     share = torch.linspace(0, 1, points, dtype=torch.float64)
     with torch.no_grad():
         stacked = {name: torch.cat([_line(start[name], b[name], share) for start in starts]) for name in names}

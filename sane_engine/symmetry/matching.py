@@ -27,6 +27,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sane_engine.symmetry.occurrences import Occurrence, flip, move, occurrences, take
+from sane_engine.symmetry.permutations import Permutations
 from sane_engine.symmetry.spec import Symmetry
 
 _MAX_SWEEPS = 100
@@ -78,19 +79,26 @@ class Matcher:
         self.kept: dict[Occurrence, Tensor] = {}
         self.sweeps = 0
 
-    def run(self, seed: int) -> None:
-        """Sweep until nothing moves any more."""
-        settled: set[int] = set()
-        for group in range(len(self.symmetry.groups)):
+    def run(self, seed: int, only: Sequence[int] | None = None) -> None:
+        """Sweep until nothing moves any more; groups that are not among ``only`` stay where they are."""
+        every = range(len(self.symmetry.groups))
+        groups = list(every if only is None else only)
+        settled = set(every) - set(groups)
+        for group in groups:
             self._solve(group, settled)
             settled.add(group)
         self.stale[:] = True
         generator = np.random.default_rng(seed)
         self.sweeps = 1
-        while bool(self.stale.any()) and self.sweeps < _MAX_SWEEPS:
-            for group in generator.permutation(len(self.symmetry.groups)):
-                self._solve(int(group), None)
+        while bool(self.stale[groups].any()) and self.sweeps < _MAX_SWEEPS:
+            for index in generator.permutation(len(groups)):
+                self._solve(groups[index], None)
             self.sweeps += 1
+
+    def permutations(self, model: int) -> Permutations:
+        """What was found for one model of the batch."""
+        orders = tuple(self.orders[group][model] for group in range(len(self.orders)))
+        return Permutations(orders, tuple(self.flips[s][model].to(torch.int8) for s in range(len(self.flips))))
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -366,6 +374,11 @@ def _combine(plain: Tensor, signed: Mapping[int, Tensor]) -> tuple[Tensor, Tenso
     total = plain + sum((values.abs() for values in signed.values()), torch.zeros_like(plain))
     here = plain + sum(signed.values(), torch.zeros_like(plain))
     return total, here.diagonal(dim1=-2, dim2=-1)
+
+
+def best_assignment(values: Tensor) -> Tensor:
+    """For each row of ``[n, n]`` its column, so that the sum of their values is largest: int64 ``[n]``."""
+    return torch.from_numpy(_best(values[None])[0])[0]
 
 
 def _best(costs: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -44,15 +44,21 @@ class Movement:
 
 
 def movement(
-    tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry, *, seed: int = 0
+    tensors: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    symmetry: Symmetry,
+    *,
+    seed: int = 0,
+    permutations: Permutations | None = None,
 ) -> Movement:
-    """Align a network to a reference by weight matching and say what moved.
+    """Align a network to a reference and say what moved.
 
     Args:
         tensors: The network to move.
         reference: The network that stays; same names and shapes.
         symmetry: Of both.
         seed: See :func:`~sane_engine.symmetry.aligning.match`.
+        permutations: How to align, if not by weight matching.
 
     Raises:
         Refusal: A weight is infinite or not a number (``non-finite``): nothing is nearest to it.
@@ -65,7 +71,7 @@ def movement(
             raise Refusal(
                 "non-finite", f"The {who} has weights that are infinite or not a number.", "Choose another one."
             )
-    found = match(tensors, reference, symmetry, seed=seed)
+    found = match(tensors, reference, symmetry, seed=seed) if permutations is None else permutations
     aligned = symmetry.permute(tensors, found)
     flips: dict[int, Tensor] = dict(zip(symmetry.signs, found.flips, strict=True))
     rows, totals = [], dict.fromkeys(("neurons", "moved", "signs", "flipped"), 0)

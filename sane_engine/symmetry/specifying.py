@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sane_engine.symmetry.atoms import Atom, Axis, Sign
 from sane_engine.symmetry.labels import Labels
@@ -10,7 +11,15 @@ from sane_engine.symmetry.spec import AxisSpec, Factor, Group, Symmetry
 from sane_engine.symmetry.values import Value, stands_with
 
 
-def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) -> Symmetry:
+@dataclass(frozen=True)
+class Numbering:
+    """Which atom became which group, and which sign which sign vector."""
+
+    groups: Mapping[Atom, int]
+    signs: Mapping[Sign, int]
+
+
+def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) -> tuple[Symmetry, Numbering]:
     """Number the groups in the order they are met, blocks before what is inside them.
 
     A context is kept only if every tensor that holds the inner group tells the outer one's index, and if it is
@@ -56,7 +65,7 @@ def specify(labels: Labels, weights: Mapping[str, Value], notes: Sequence[str]) 
         spec = tuple(axis_spec(axis, f"{name}[{dim}]") for dim, axis in enumerate(axes))
         if any(f.group is not None for axis in spec for segment in axis for f in segment):
             tensors[name] = spec
-    return Symmetry(tuple(groups), tuple(owners), tensors, tuple(notes))
+    return Symmetry(tuple(groups), tuple(owners), tensors, tuple(notes)), Numbering(numbers, signs)
 
 
 def _fix_loners(labels: Labels, resolved: Mapping[str, tuple[Axis, ...]]) -> None:

@@ -12,6 +12,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -26,10 +27,38 @@ from sane_engine.symmetry.atoms import Restart, Sign
 from sane_engine.symmetry.labels import Labels
 from sane_engine.symmetry.rules import Call, Result, apply_rule, tensors_in
 from sane_engine.symmetry.spec import Symmetry
-from sane_engine.symmetry.specifying import specify
+from sane_engine.symmetry.specifying import Numbering, specify
 from sane_engine.symmetry.values import Traced, Value, collapse, fixed_value
 
 RULE_FILES = (rules_channels, rules_contraction, rules_layout, rules_pointwise)
+
+
+class Untraceable(Exception):
+    """The network could not be traced, and why."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A traced network, with what every tensor on its way is labelled with.
+
+    Attributes:
+        graph: ATen operations; its inputs are ``tensors``, then the tensors among the example inputs.
+        names: All names of each distinct parameter and buffer.
+        tensors: One each.
+        values: The labelled result of every operation.
+        labels: What is known of the labels.
+        symmetry: What follows for the parameters.
+        numbering: How the symmetry numbers the labels.
+    """
+
+    graph: GraphModule
+    names: list[list[str]]
+    tensors: list[Tensor]
+    values: Mapping[Node, Result]
+    labels: Labels
+    symmetry: Symmetry
+    numbering: Numbering
+
 
 ExampleInput = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -57,19 +86,37 @@ def find_symmetry(module: nn.Module, example_input: ExampleInput, *, verify: boo
         The symmetry. Where the network cannot be traced at all it is trivial, and ``notes`` says why.
     """
     args, kwargs = _arguments(example_input)
-    with _evaluating(module):
-        names, tensors, movable = _named_tensors(module)
+    with evaluating(module):
         try:
-            graph = _trace(module, names, tensors, args, kwargs)
-        except Exception as error:  # whatever a foreign forward raises under tracing means: nothing is known
-            return Symmetry((), (), {}, (f"could not be traced: {_one_line(error)}",))
-        symmetry = _solve(graph, names, tensors, movable)
+            symmetry = read(module, example_input).symmetry
+        except Untraceable as error:
+            return Symmetry((), (), {}, (str(error),))
         if verify and not symmetry.is_trivial:
             difference = _check(module, symmetry, args, kwargs)
             if not difference <= _TOLERANCE:
                 note = f"given up: a permutation changed the outputs by {difference:.2g} of their size"
                 return Symmetry((), (), {}, (*symmetry.notes, note))
     return symmetry
+
+
+def read(module: nn.Module, example_input: ExampleInput) -> Reading:
+    """Trace a module, which should be in evaluation mode, and label every tensor of the trace.
+
+    Raises:
+        Untraceable: It cannot be traced, or the labels do not settle.
+    """
+    args, kwargs = _arguments(example_input)
+    names, tensors, movable = _named_tensors(module)
+    try:
+        graph = _trace(module, names, tensors, args, kwargs)
+    except Exception as error:  # whatever a foreign forward raises under tracing means: nothing is known
+        raise Untraceable(f"could not be traced: {_one_line(error)}") from error
+    return _solve(graph, names, tensors, movable)
+
+
+def example_tensors(example_input: ExampleInput) -> list[Tensor]:
+    """The tensors of an example input, in the order in which a trace takes them."""
+    return [leaf for leaf in pytree.tree_leaves(_arguments(example_input)) if isinstance(leaf, Tensor)]
 
 
 def _arguments(example: ExampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -85,7 +132,7 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, and attention by its written-out path, which can be read."""
     modes = {child: child.training for child in module.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -144,7 +191,7 @@ def _plain(output: Any) -> Any:
     return dict(output) if isinstance(output, Mapping) else output
 
 
-def _solve(graph: GraphModule, names: list[list[str]], tensors: list[Tensor], movable: list[bool]) -> Symmetry:
+def _solve(graph: GraphModule, names: list[list[str]], tensors: list[Tensor], movable: list[bool]) -> Reading:
     cuts: dict[tuple[str, int], set[int]] = {}
     for _ in range(_MAX_RESTARTS):
         labels = Labels()
@@ -156,7 +203,7 @@ def _solve(graph: GraphModule, names: list[list[str]], tensors: list[Tensor], mo
         try:
             for _ in range(_MAX_PASSES):
                 before = labels.events
-                _pass(graph, labels, weights, notes)
+                values = _pass(graph, labels, weights, notes)
                 if labels.events == before:
                     kept = {
                         name: weight
@@ -164,14 +211,15 @@ def _solve(graph: GraphModule, names: list[list[str]], tensors: list[Tensor], mo
                         if free
                         for name in group
                     }
-                    return specify(labels, kept, list(notes))
+                    symmetry, numbering = specify(labels, kept, list(notes))
+                    return Reading(graph, names, tensors, values, labels, symmetry, numbering)
         except Restart as restart:
             bounds = cuts.setdefault((restart.tensor, restart.dim), set())
             position = restart.offset
             for size in restart.sizes:
                 position += size
                 bounds.add(position)
-    return Symmetry((), (), {}, ("could not be settled",))
+    raise Untraceable("could not be settled")
 
 
 def _weight(labels: Labels, name: str, tensor: Tensor, cuts: Mapping[tuple[str, int], set[int]]) -> Value:
@@ -192,7 +240,9 @@ def _weight(labels: Labels, name: str, tensor: Tensor, cuts: Mapping[tuple[str, 
     return Value(tuple(axes))
 
 
-def _pass(graph: GraphModule, labels: Labels, weights: Sequence[Value], notes: dict[str, None]) -> None:
+def _pass(
+    graph: GraphModule, labels: Labels, weights: Sequence[Value], notes: dict[str, None]
+) -> dict[Node, Result]:
     known: dict[Node, Result] = {}
     placeholders = 0
     for node in graph.graph.nodes:
@@ -218,6 +268,7 @@ def _pass(graph: GraphModule, labels: Labels, weights: Sequence[Value], notes: d
         else:
             call = _call(labels, node, known)
             known[node] = apply_rule(node.target, call, lambda text: notes.setdefault(text))
+    return known
 
 
 def _fix(labels: Labels, value: Result) -> None:
