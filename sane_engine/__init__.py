@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sane_engine.intake import load_checkpoint as load_checkpoint
     from sane_engine.intake import load_tensors as load_tensors
     from sane_engine.intake import save_checkpoint as save_checkpoint
+    from sane_engine.probing import ProbeResult as ProbeResult
+    from sane_engine.probing import probe as probe
     from sane_engine.progress import Cancelled as Cancelled
     from sane_engine.projection import Projection as Projection
     from sane_engine.projection import project as project
@@ -49,6 +51,7 @@ _HOME = {
     "Cancelled": "progress",
     "Checkpoint": "checkpoint",
     "Embeddings": "sane",
+    "ProbeResult": "probing",
     "Projection": "projection",
     "Provenance": "checkpoint",
     "Refusal": "checkpoint",
@@ -71,6 +74,7 @@ _HOME = {
     "load_tensors": "intake",
     "load_zoo": "zoo",
     "pretrain": "sane",
+    "probe": "probing",
     "project": "projection",
     "sample": "sampling",
     "save_checkpoint": "intake",

@@ -1,0 +1,185 @@
+"""All representations by name: what each is, what it needs, and how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from sane_engine.checkpoint import Refusal
+from sane_engine.representations.protocol import Representation
+
+Make = Callable[[int], Representation]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One representation on offer.
+
+    Attributes:
+        name: In tables and on the command line.
+        label: What a page calls it.
+        description: One sentence.
+        needs: ``"weights"``, ``"architecture"`` or ``"training"``.
+        make: From a seed to an unfitted representation.
+        depends_on_training: Whether features depend on which models were fitted on; else they are computed once
+            for all splits.
+        seeded: Whether the seed changes anything; else one seed says all.
+        version: Raised when the features change, so that what is cached under an earlier one is not used.
+    """
+
+    name: str
+    label: str
+    description: str
+    needs: str
+    make: Make
+    depends_on_training: bool = False
+    seeded: bool = False
+    version: int = 1
+
+    @property
+    def available(self) -> bool:
+        """Whether the code for it is there."""
+        module = _OPTIONAL.get(self.name)
+        return module is None or find_spec(module) is not None
+
+
+# Rooms that a checkout may lack.
+_OPTIONAL: dict[str, str] = {}
+
+
+def _raw(seed: int) -> Representation:
+    from sane_engine.representations.raw import RawWeights
+
+    return RawWeights()
+
+
+def _aligned(seed: int) -> Representation:
+    from sane_engine.representations.raw import AlignedWeights
+
+    return AlignedWeights()
+
+
+def _statistics(seed: int) -> Representation:
+    from sane_engine.representations.layer_tables import WeightStatistics
+
+    return WeightStatistics()
+
+
+def _weightwatcher(seed: int) -> Representation:
+    from sane_engine.representations.layer_tables import WeightWatcherFeatures
+
+    return WeightWatcherFeatures()
+
+
+def _behaviour(seed: int) -> Representation:
+    from sane_engine.representations.behaviour import NoiseBehaviour
+
+    return NoiseBehaviour()
+
+
+def _token_pca(seed: int) -> Representation:
+    from sane_engine.representations.sane_encodings import TokenPca
+
+    return TokenPca()
+
+
+def _sane(name: str, **options: Any) -> Make:
+    def make(seed: int) -> Representation:
+        from sane_engine.representations.sane_encodings import SaneEncoding
+
+        return SaneEncoding(name, seed=seed, **options)
+
+    return make
+
+
+_ENTRIES = (
+    Entry("raw", "Raw weights", "All weights, one after another.", "weights", _raw),
+    Entry(
+        "aligned",
+        "Aligned raw weights",
+        "All weights after alignment to one training model, signs included where the activation allows.",
+        "weights",
+        _aligned,
+        depends_on_training=True,
+    ),
+    Entry(
+        "statistics",
+        "Weight statistics s(W)",
+        "Mean, variance and quantiles of each layer's weights and biases (Unterthiner et al. 2020).",
+        "weights",
+        _statistics,
+    ),
+    Entry(
+        "weightwatcher",
+        "WeightWatcher",
+        "Spectrum and power-law fit of each layer (Martin and Mahoney 2021); layers it skips are left out.",
+        "weights",
+        _weightwatcher,
+    ),
+    Entry(
+        "behaviour",
+        "Behaviour on noise",
+        "Path norms, activations and outputs on fixed noise; runs the network.",
+        "architecture",
+        _behaviour,
+    ),
+    Entry(
+        "token-pca",
+        "Per-token PCA",
+        "Control: principal components of the tokens, as many as SANE has latents, pooled like SANE per layer.",
+        "weights",
+        _token_pca,
+        depends_on_training=True,
+    ),
+    Entry(
+        "sane-untrained",
+        "SANE, untrained",
+        "Control: an encoder with random weights, pooled like SANE per layer.",
+        "weights",
+        _sane("sane-untrained", trained=False),
+        depends_on_training=True,
+        seeded=True,
+    ),
+    Entry(
+        "sane",
+        "SANE, as published",
+        "Mean of all token latents of an encoder trained on the training models (Schürholt et al. 2024).",
+        "training",
+        _sane("sane", pooling="mean"),
+        depends_on_training=True,
+        seeded=True,
+    ),
+    Entry(
+        "sane-layers",
+        "SANE, per layer",
+        "Mean and standard deviation of the token latents of each layer, of the same encoder.",
+        "training",
+        _sane("sane-layers"),
+        depends_on_training=True,
+        seeded=True,
+    ),
+)
+
+COMBINATION = "combination"
+"""Not a representation of its own: concatenated from the others by inner cross-validation, for each target."""
+
+
+def representations() -> dict[str, Entry]:
+    """Every representation that can be made here, by name, in the order a table shows them."""
+    return {entry.name: entry for entry in _ENTRIES if entry.available}
+
+
+def representation(name: str) -> Entry:
+    """One of them.
+
+    Raises:
+        Refusal: There is none of that name (``no-representation``).
+    """
+    known = representations()
+    if name not in known:
+        raise Refusal(
+            "no-representation", f"There is no representation {name!r}.", f"Known are {', '.join(sorted(known))}."
+        )
+    return known[name]

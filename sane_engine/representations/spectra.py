@@ -1,0 +1,79 @@
+"""WeightWatcher's tables kept on disk: a large zoo takes many minutes, and an interrupted run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.workspace import atomic_file, workspace_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sane_engine.zoo import Zoo
+
+CHECKPOINTS_A_FILE = 128
+"""Checkpoints whose spectra are computed, and then kept, at a time."""
+
+
+def checkpoint_keys(zoo: Zoo) -> list[str]:
+    """What the weights of each row are, as hex: the same for the same weights, in whatever zoo."""
+    keys = [""] * len(zoo)
+    for group in zoo.layout_groups():
+        for start in range(0, len(group), CHECKPOINTS_A_FILE):
+            rows = group[start : start + CHECKPOINTS_A_FILE]
+            stacked = zoo.stacked(rows)
+            for place, row in enumerate(rows.tolist()):
+                state = hashlib.sha256()
+                for name, tensor in stacked.items():
+                    state.update(f"{name} {tensor.dtype} {list(tensor.shape[1:])}".encode())
+                    state.update(tensor[place].detach().double().contiguous().numpy().tobytes())
+                keys[row] = state.hexdigest()[:24]
+    return keys
+
+
+def cached_spectra(
+    zoo: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
+) -> pd.DataFrame:
+    """WeightWatcher's layer table of all rows of a zoo, from the workspace where it is known already.
+
+    Args:
+        zoo: Any zoo, or some rows of it.
+        progress: Called with checkpoints done.
+        cancelled: Asked at least ten times a second. What is finished stays.
+
+    Returns:
+        The table of :func:`sane_engine.baselines.zoo_layer_features`, sorted by row and layer.
+
+    Raises:
+        Cancelled: The caller asked to stop.
+    """
+    import pandas as pd
+
+    from sane_engine.baselines import zoo_layer_features
+
+    keys = checkpoint_keys(zoo)
+    folder = workspace_root() / "spectra"
+    kept = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    parts = [frame[frame["checkpoint"].isin(set(keys))] for frame in kept]
+    known = {key for part in parts for key in part["checkpoint"].unique().tolist()}
+    missing = list({key: row for row, key in enumerate(keys) if key not in known}.values())
+    for start in range(0, len(missing), CHECKPOINTS_A_FILE):
+        stop_if(cancelled)
+        rows = missing[start : start + CHECKPOINTS_A_FILE]
+
+        def report(done: int, total: int, message: str, /, before: int = start) -> None:
+            progress(before + done, len(missing), message)
+
+        made = zoo_layer_features(zoo, rows, "weightwatcher", progress=report, cancelled=cancelled)
+        made.insert(0, "checkpoint", [keys[row] for row in made["row"]])
+        made = made.drop(columns=["row", "model", "epoch"], errors="ignore")
+        name = hashlib.sha256("".join(keys[row] for row in rows).encode()).hexdigest()[:24]
+        with atomic_file(folder / f"{name}.parquet") as temporary:
+            made.to_parquet(temporary, index=False)
+        parts.append(made)
+    table = pd.concat(parts, ignore_index=True).drop_duplicates(["checkpoint", "layer"])
+    rows_of = pd.DataFrame({"checkpoint": keys, "row": range(len(keys))})
+    joined = rows_of.merge(table, on="checkpoint", how="left").drop(columns="checkpoint")
+    return joined.sort_values(["row", "layer"], ignore_index=True)

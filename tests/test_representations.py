@@ -1,0 +1,170 @@
+"""Representations: what they keep, what they ignore, and that nothing of test models reaches their fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sane_zoos import zoo as synthetic_zoo
+
+from sane_engine import Refusal, Zoo, symmetry_of_zoo
+from sane_engine.representations import (
+    AlignedWeights,
+    NoiseBehaviour,
+    RawWeights,
+    SaneEncoding,
+    TokenPca,
+    WeightStatistics,
+    WeightWatcherFeatures,
+    representation,
+    representations,
+)
+from sane_engine.sane.config import SaneConfig
+from sane_engine.zoo.architectures import ArchitectureSpec, ConvSpec, build
+
+TINY = SaneConfig(
+    token_size=12, latent=4, d_model=16, layers=1, heads=2, feedforward=16, window=16, steps=4, batch_size=8
+)
+CNN = ArchitectureSpec(input_shape=(1, 8, 8), convolutions=(ConvSpec(4, 3, 2), ConvSpec(3, 2)), hidden=(6,))
+
+
+def networks(models: int = 12) -> Zoo:
+    """Small CNNs whose weights grow from model to model."""
+    dicts = []
+    for i in range(models):
+        torch.manual_seed(i)
+        network = build(CNN)
+        dicts.append({name: tensor.detach() * (1 + 0.2 * i) for name, tensor in network.state_dict().items()})
+    table = pd.DataFrame({"model": [f"m{i}" for i in range(models)], "activation": "tanh"})
+    return Zoo.from_models("cnns", table, dicts, architecture=CNN.to_json())
+
+
+def permuted(zoo: Zoo) -> Zoo:
+    symmetry = symmetry_of_zoo(zoo)
+    generator = torch.Generator().manual_seed(3)
+    dicts = [
+        symmetry.permute(zoo.tensors(i), symmetry.random(generator)) if i else zoo.tensors(0)
+        for i in range(len(zoo))
+    ]
+    return Zoo.from_models("permuted", zoo.table, dicts, architecture=zoo.architecture)
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANE_WORKSPACE", str(tmp_path))
+
+
+def test_raw_weights_are_the_weights() -> None:
+    zoo = networks()
+    features = RawWeights().fit(zoo).transform(zoo)
+    expected = np.concatenate([tensor.numpy().reshape(-1) for tensor in zoo.tensors(5).values()])
+    np.testing.assert_array_equal(features[5], expected)
+
+
+def test_aligned_weights_do_not_see_permutations_and_signs() -> None:
+    zoo = networks()
+    aligned = AlignedWeights().fit(zoo)
+    np.testing.assert_allclose(aligned.transform(permuted(zoo)), aligned.transform(zoo), atol=1e-5)
+    assert not np.allclose(RawWeights().transform(permuted(zoo)), RawWeights().transform(zoo), atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [NoiseBehaviour, lambda: TokenPca(TINY), WeightStatistics])
+def test_what_a_network_does_or_is_made_of_stays_under_permutation(make: type) -> None:
+    zoo = networks()
+    symmetry = symmetry_of_zoo(zoo)
+    order = symmetry.random(torch.Generator().manual_seed(1), flips=False)
+    moved = Zoo.from_models(
+        "moved",
+        zoo.table,
+        [symmetry.permute(zoo.tensors(i), order) for i in range(len(zoo))],
+        architecture=zoo.architecture,
+    )
+    found = make().fit(zoo)
+    before, after = found.transform(zoo), found.transform(moved)
+    if isinstance(found, TokenPca):
+        # Rows move, and so do the columns of the layer behind: only the first layer's pooling is blind to both.
+        before, after = before[:, : 2 * TINY.latent], after[:, : 2 * TINY.latent]
+    np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4)
+    assert np.ptp(before, axis=0).max() > 0
+
+
+def test_behaviour_needs_the_architecture_and_follows_the_activation() -> None:
+    zoo = networks()
+    with pytest.raises(Refusal) as caught:
+        NoiseBehaviour().fit(synthetic_zoo(6))
+    assert caught.value.code == "unknown-architecture"
+    other = zoo.with_columns(activation="relu")
+    behaviour = NoiseBehaviour().fit(zoo)
+    assert not np.allclose(behaviour.transform(zoo), behaviour.transform(other))
+
+
+def test_path_norms_are_those_of_the_paths() -> None:
+    zoo = networks(2)
+    tensors = {name: tensor.double() for name, tensor in zoo.tensors(1).items()}
+    first = tensors["conv1.weight"].abs().sum((2, 3)) @ torch.ones(1, dtype=torch.float64)
+    features = NoiseBehaviour().fit(zoo).transform(zoo)[1]
+    weighted_layers = 4
+    norms = features[5 * weighted_layers : 6 * weighted_layers]
+    assert norms[0] == pytest.approx(float(first.mean().log10()), abs=1e-5)
+    assert (np.diff(norms) != 0).all()
+
+
+def test_weightwatcher_is_computed_once_and_for_the_rest_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sane_engine.baselines as baselines
+
+    zoo = networks(6)
+    asked: list[int] = []
+    real = baselines.zoo_layer_features
+
+    def counting(zoo: Zoo, rows: list[int], *arguments: object, **options: object) -> pd.DataFrame:
+        asked.extend(rows)
+        return real(zoo, rows, *arguments, **options)
+
+    monkeypatch.setattr(baselines, "zoo_layer_features", counting)
+    found = WeightWatcherFeatures().fit(zoo.select([0, 1, 2]))
+    assert len(asked) == 3
+    features = found.transform(zoo)
+    assert len(asked) == 6
+    np.testing.assert_array_equal(found.transform(zoo.select([4, 1])), features[[4, 1]])
+    assert len(asked) == 6
+    assert features.shape[1] > 10
+    assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "layers"])
+def test_sane_is_trained_on_the_training_rows_alone_and_found_again(pooling: str) -> None:
+    zoo = synthetic_zoo(24)
+    changed = dict(zoo.stacked(range(24)))
+    changed["fc.bias"] = changed["fc.bias"].clone()
+    changed["fc.bias"][20:] += 100.0
+    other = Zoo.from_stacked("other", zoo.table, changed)
+    train = list(range(16))
+    first = SaneEncoding(pooling=pooling, config=TINY).fit(zoo.select(train))
+    second = SaneEncoding(pooling=pooling, config=TINY, keep=False).fit(other.select(train))
+    assert first.encoder is not None and second.encoder is not None
+    assert first.encoder.digest == second.encoder.digest
+    steps: list[int] = []
+    again = SaneEncoding(pooling=pooling, config=TINY).fit(
+        zoo.select(train), progress=lambda done, total, message: steps.append(done)
+    )
+    assert not steps, "a finished training is found, not repeated"
+    np.testing.assert_array_equal(again.transform(zoo), first.transform(zoo))
+    width = TINY.latent if pooling == "mean" else 2 * 2 * TINY.latent
+    assert first.transform(zoo).shape == (24, width)
+
+
+def test_untrained_encoders_differ_by_seed() -> None:
+    zoo = synthetic_zoo(12)
+    features = [SaneEncoding(config=TINY, trained=False, seed=s).fit(zoo).transform(zoo) for s in (0, 0, 1)]
+    np.testing.assert_array_equal(features[0], features[1])
+    assert not np.allclose(features[0], features[2])
+
+
+def test_every_entry_says_what_it_is_and_makes_what_it_names() -> None:
+    for name, entry in representations().items():
+        made = entry.make(0)
+        assert made.name == name == entry.name
+        assert entry.description.endswith(".")
+    with pytest.raises(Refusal):
+        representation("nothing")
