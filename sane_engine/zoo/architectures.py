@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
-from sane_engine.zoo.spec import ArchitectureSpec, ConvSpec
+from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
 from sane_engine.zoo.stacked import StackedNetwork
 
 __all__ = ["ArchitectureSpec", "ConvSpec", "SmallCNN", "as_architecture", "build", "evaluate", "forward_stacked"]
@@ -42,7 +42,8 @@ def as_architecture(architecture: ArchitectureSpec | Mapping[str, Any]) -> Archi
 class SmallCNN(nn.Module):
     """One network of a zoo: convolutions ``conv1`` …, then fully connected layers ``fc1`` ….
 
-    An activation follows every layer but the last; dropout precedes every fully connected layer.
+    An activation follows every layer but the last, after the pooling where there is pooling. Dropout precedes every
+    fully connected layer; before the first, it may drop whole channels or nothing.
     """
 
     def __init__(self, architecture: ArchitectureSpec | Mapping[str, Any]) -> None:
@@ -50,6 +51,9 @@ class SmallCNN(nn.Module):
         self.architecture = as_architecture(architecture)
         self.activation = ACTIVATION_FUNCTIONS[self.architecture.activation]
         self.dropout = nn.Dropout(self.architecture.dropout)
+        of_features = {"units": nn.Dropout, "channels": nn.Dropout2d, "none": nn.Dropout}
+        kind = self.architecture.flat_dropout
+        self.feature_dropout = of_features[kind](0.0 if kind == "none" else self.architecture.dropout)
         channels = self.architecture.input_shape[0]
         self.convolution_names: list[str] = []
         self.fully_connected_names: list[str] = []
@@ -69,13 +73,17 @@ class SmallCNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[b, classes]`` of images ``[b, c, h, w]``."""
         hidden = images
-        for name in self.convolution_names:
-            hidden = self.activation(self.get_submodule(name)(hidden))
-        hidden = hidden.flatten(1)
-        *inner, last = self.fully_connected_names
-        for name in inner:
-            hidden = self.activation(self.get_submodule(name)(self.dropout(hidden)))
-        logits: Tensor = self.get_submodule(last)(self.dropout(hidden))
+        for name, convolution in zip(self.convolution_names, self.architecture.convolutions, strict=True):
+            hidden = self.get_submodule(name)(hidden)
+            if convolution.pool > 1:
+                hidden = F.max_pool2d(hidden, convolution.pool)
+            hidden = self.activation(hidden)
+        hidden = self.feature_dropout(hidden).flatten(1)
+        first, *others = self.fully_connected_names
+        hidden = self.get_submodule(first)(hidden)
+        for name in others:
+            hidden = self.get_submodule(name)(self.dropout(self.activation(hidden)))
+        logits: Tensor = hidden
         return logits
 
 
@@ -117,7 +125,11 @@ def forward_stacked(
         height, width = patches.shape[3:5]
         columns = patches.permute(0, 2, 5, 6, 1, 3, 4).reshape(n_models, weight[0, 0].numel(), -1)
         flat = torch.baddbmm(bias.unsqueeze(2), weight.flatten(2), columns)
-        hidden = function(flat).view(n_models, convolution.out, batch, height, width).transpose(1, 2)
+        hidden = flat.view(n_models, convolution.out * batch, height, width)
+        if convolution.pool > 1:
+            hidden = F.max_pool2d(hidden, convolution.pool)
+        size = hidden.shape[2:]
+        hidden = function(hidden).view(n_models, convolution.out, batch, *size).transpose(1, 2)
     hidden = hidden.reshape(n_models, batch, -1)
     last = len(architecture.fully_connected)
     for number in range(1, last + 1):

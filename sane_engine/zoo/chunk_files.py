@@ -17,7 +17,7 @@ from sane_engine.workspace import atomic_file
 from sane_engine.zoo.datasets import Dataset
 from sane_engine.zoo.hyperparameters import ModelPlan, plan_models
 from sane_engine.zoo.spec import SpecError, ZooSpec
-from sane_engine.zoo.training import TrainedChunk, chunked
+from sane_engine.zoo.training import TrainedChunk, chunked, models_a_chunk
 
 _SPEC, _DATA = "spec.json", "dataset.safetensors"
 
@@ -33,7 +33,8 @@ class TrainingFolder:
     def __init__(self, path: Path, spec: ZooSpec) -> None:
         self.path = path
         self.spec = spec
-        self.chunks: list[list[ModelPlan]] = chunked(plan_models(spec))
+        size = models_a_chunk(spec.architecture, max(spec.batch_size))
+        self.chunks: list[list[ModelPlan]] = chunked(plan_models(spec), size)
 
     @classmethod
     def prepare(cls, path: Path, spec: ZooSpec, dataset: Dataset) -> TrainingFolder:

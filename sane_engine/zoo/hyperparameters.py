@@ -7,6 +7,7 @@ and wherever a run was interrupted. The process-wide generators are neither read
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from sane_engine.zoo.spec import Range, Values, ZooSpec
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+    from sane_engine.zoo.architecture_spec import ArchitectureSpec
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class ModelPlan:
     weight_decay: float
     dropout: float
     batch_size: int
+    momentum: float
+    stop_epoch: int
 
 
 def derived_seed(seed: int, *purpose: object) -> int:
@@ -49,6 +54,7 @@ def _plan_model(spec: ZooSpec, number: int, model: str) -> ModelPlan:
     seed = derived_seed(spec.seed, "model", number)
     generator = np.random.default_rng(seed)
     optimiser = spec.optimiser[generator.integers(len(spec.optimiser))]
+    # In the order of the fields: what was added last is drawn last, so that older zoos stay what they are.
     return ModelPlan(
         model=model,
         seed=seed,
@@ -60,7 +66,14 @@ def _plan_model(spec: ZooSpec, number: int, model: str) -> ModelPlan:
         weight_decay=_draw(spec.weight_decay, generator),
         dropout=_draw(spec.dropout, generator),
         batch_size=spec.batch_size[generator.integers(len(spec.batch_size))],
+        momentum=_draw(spec.momentum, generator),
+        stop_epoch=_stop_epoch(spec, generator),
     )
+
+
+def _stop_epoch(spec: ZooSpec, generator: np.random.Generator) -> int:
+    stops = spec.stop_epoch or spec.checkpoint_epochs[-1:]
+    return stops[generator.integers(len(stops))]
 
 
 def _draw(values: Values, generator: np.random.Generator) -> float:
@@ -88,12 +101,26 @@ def batch_order(plan: ModelPlan, epoch: int, n_images: int) -> Tensor:
     return torch.randperm(n_images, generator=_generator(plan.seed, "order", epoch))
 
 
-def dropout_masks(plan: ModelPlan, epoch: int, steps: int, units: int) -> Tensor:
-    """Factors ``[steps, units, batch_size]`` for one epoch: 0 where dropped, else 1 / (1 − dropout)."""
+def dropout_masks(plan: ModelPlan, epoch: int, architecture: ArchitectureSpec) -> Iterator[Tensor]:
+    """One model's dropout factors in one epoch, step by step.
+
+    Yields:
+        Factors ``[units, batch_size]`` for the inputs of all fully connected layers, one after the other: 0 where
+        dropped, else 1 / (1 − dropout).
+    """
     import torch
 
-    shape = (steps, units, plan.batch_size)
-    if plan.dropout == 0:
-        return torch.ones(shape)
-    kept = torch.rand(shape, generator=_generator(plan.seed, "dropout", epoch)) >= plan.dropout
-    return kept.float() / (1 - plan.dropout)
+    generator = _generator(plan.seed, "dropout", epoch)
+    channels, height, width = architecture.feature_shape
+    flat, *hidden = (inputs for inputs, _ in architecture.fully_connected)
+    drawn = {"units": flat, "channels": channels, "none": 0}[architecture.flat_dropout]
+    while True:
+        shape = (drawn + sum(hidden), plan.batch_size)
+        masks = torch.ones(shape)
+        if plan.dropout:
+            masks = (torch.rand(shape, generator=generator) >= plan.dropout).float() / (1 - plan.dropout)
+        if architecture.flat_dropout == "channels":
+            masks = torch.cat([masks[:drawn].repeat_interleave(height * width, dim=0), masks[drawn:]])
+        elif architecture.flat_dropout == "none":
+            masks = torch.cat([torch.ones(flat, plan.batch_size), masks])
+        yield masks

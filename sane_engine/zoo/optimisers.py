@@ -1,6 +1,6 @@
 """Gradient descent on many models at once, each with its own learning rate and weight decay.
 
-The update rules are those of ``torch.optim`` with its default constants (momentum 0.9 where there is momentum).
+The update rules are those of ``torch.optim`` with its default constants.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sane_engine.zoo.spec import OPTIMISERS
 
-MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -25,9 +24,12 @@ class StackedOptimiser:
         parameters: ``[m, p]``, updated in place by :meth:`step`.
         learning_rate: ``[m]``.
         weight_decay: ``[m]``.
+        momentum: ``[m]``; counts for the kind of that name alone.
     """
 
-    def __init__(self, kind: str, parameters: Tensor, learning_rate: Tensor, weight_decay: Tensor) -> None:
+    def __init__(
+        self, kind: str, parameters: Tensor, learning_rate: Tensor, weight_decay: Tensor, momentum: Tensor
+    ) -> None:
         if kind not in OPTIMISERS:
             raise ValueError(f"optimiser {kind!r} is unknown; choose from {', '.join(OPTIMISERS)}")
         self.kind = kind
@@ -38,6 +40,7 @@ class StackedOptimiser:
         self.first = torch.zeros_like(parameters) if kind != "sgd" else None
         self.second = torch.zeros_like(parameters) if kind in ("adam", "adamw") else None
         self.steps = 0
+        self._momentum = momentum.float().unsqueeze(1)
         self._rate = self.learning_rate.float()
         self._decay = self.weight_decay.float()
         self._shrink = (1 - self.learning_rate * self.weight_decay).float()
@@ -54,7 +57,7 @@ class StackedOptimiser:
         if self.first is None:
             self.parameters.addcmul_(gradients, self._rate, value=-1)
         elif self.second is None:
-            self.first.mul_(MOMENTUM).add_(gradients)
+            self.first.mul_(self._momentum).add_(gradients)
             self.parameters.addcmul_(self.first, self._rate, value=-1)
         else:
             beta1, beta2 = BETAS

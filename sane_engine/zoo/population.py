@@ -21,7 +21,7 @@ from sane_engine.zoo.datasets import Dataset, load_dataset
 from sane_engine.zoo.hyperparameters import ModelPlan
 from sane_engine.zoo.spec import SpecError, ZooSpec
 from sane_engine.zoo.stacked import unflatten
-from sane_engine.zoo.training import METRICS, TrainedChunk, train_chunk
+from sane_engine.zoo.training import METRICS, train_chunk
 from sane_engine.zoo.workers import available_cores, run_workers
 from sane_engine.zoo.zoo import Zoo
 
@@ -33,8 +33,11 @@ _HYPER_PARAMETERS = (
     "weight_decay",
     "dropout",
     "batch_size",
+    "momentum",
     "seed",
 )
+# A column says something only where it varies; torch's own optimisers are usually given this one.
+_USUAL_MOMENTUM = 0.9
 
 
 class _Count:
@@ -66,8 +69,10 @@ class _Count:
 def train_zoo(
     spec: ZooSpec,
     *,
+    data: str | Path | None = None,
     folder: str | Path | None = None,
     workers: int | None = None,
+    collect: bool = False,
     progress: Progress | None = None,
     cancelled: CancelCheck | None = None,
 ) -> Zoo:
@@ -78,9 +83,13 @@ def train_zoo(
 
     Args:
         spec: What to train.
+        data: The files of the data set, as :func:`sane_engine.images.load_images` reads them; by default the
+            specification's name says what to train on.
         folder: Where finished chunks of models are kept. A run that was killed or cancelled continues from there.
             The folder stays when the zoo is done, and is not the zoo: save that with ``Zoo.save``.
         workers: Child processes; by default one a core. 0 trains in this process, with its threads.
+        collect: Train nothing, and return the models that are finished in ``folder``; another process may still be
+            training there.
         progress: Told the models·epochs that are done.
         cancelled: Asked several times a second.
 
@@ -97,11 +106,12 @@ def train_zoo(
     if workers is not None and workers < 0:
         raise SpecError(f"workers must be at least 0, not {workers}.")
     start = time.perf_counter()
-    dataset = load_dataset(spec.dataset, image_size=spec.architecture.input_shape[1])
+    dataset = load_dataset(spec.dataset, source=data, image_size=spec.architecture.input_shape[1])
     _check_fit(spec, dataset)
+    dataset = dataset.capped(spec.train_images, spec.seed)
     with tempfile.TemporaryDirectory(prefix="sane-zoo-") if folder is None else nullcontext(str(folder)) as path:
         state = TrainingFolder.prepare(Path(path), spec, dataset)
-        missing = state.missing()
+        missing = [] if collect else state.missing()
         count = _Count(state, missing, progress or no_progress)
         if workers == 0:
             _train_here(state, missing, dataset, count, cancelled)
@@ -116,9 +126,14 @@ def train_zoo(
             )
         trained = [state.load(number) for number in range(len(state.chunks))]
     seconds = time.perf_counter() - start
-    finished = [chunk for chunk in trained if chunk is not None]
-    plans = [plan for chunk in state.chunks for plan in chunk]
-    return _assemble(spec, plans, finished, _provenance(spec, dataset, seconds))
+    models = [
+        (plan, chunk.parameters[row], chunk.metrics[row])
+        for plans, chunk in zip(state.chunks, trained, strict=True)
+        if chunk is not None
+        for row, plan in enumerate(plans)
+    ]
+    models.sort(key=lambda model: model[0].model)
+    return _assemble(spec, models, _provenance(spec, dataset, seconds))
 
 
 def _check_fit(spec: ZooSpec, dataset: Dataset) -> None:
@@ -145,27 +160,22 @@ def _train_here(
         count.on_chunk(number)
 
 
-def _assemble(
-    spec: ZooSpec, plans: Sequence[ModelPlan], chunks: Sequence[TrainedChunk], provenance: dict[str, Any]
-) -> Zoo:
-    """Bring the models into their own order, leave out the diverged, and build the table."""
-    order = sorted(range(len(plans)), key=lambda row: plans[row].model)
-    parameters = torch.cat([chunk.parameters for chunk in chunks])[order]
-    metrics = torch.cat([chunk.metrics for chunk in chunks])[order]
-    checkpoints = [(epoch, 0.0) for epoch in spec.checkpoint_epochs]
-    checkpoints += [(spec.checkpoint_epochs[-1], sparsity) for sparsity in spec.pruning]
+def _assemble(spec: ZooSpec, models: Sequence[tuple[ModelPlan, Tensor, Tensor]], provenance: dict[str, Any]) -> Zoo:
+    """Leave out the diverged models, and build the table."""
     rows: list[dict[str, Any]] = []
-    kept: list[int] = []
+    kept: list[Tensor] = []
     dropped: list[dict[str, str]] = []
-    for position, number in enumerate(order):
-        plan = plans[number]
-        reason = _reason_to_drop(parameters[position], metrics[position], checkpoints)
+    names = [name for name in _HYPER_PARAMETERS if name != "momentum" or spec.momentum != (_USUAL_MOMENTUM,)]
+    for plan, parameters, metrics in models:
+        checkpoints = [(epoch, 0.0) for epoch in spec.checkpoint_epochs if epoch <= plan.stop_epoch]
+        checkpoints += [(plan.stop_epoch, sparsity) for sparsity in spec.pruning]
+        reason = _reason_to_drop(parameters, metrics, checkpoints)
         if reason:
             dropped.append({"model": plan.model, "reason": reason})
             continue
-        kept.append(position)
-        drawn = {name: getattr(plan, name) for name in _HYPER_PARAMETERS}
-        for (epoch, sparsity), values in zip(checkpoints, metrics[position].tolist(), strict=True):
+        kept.append(parameters)
+        drawn = {name: getattr(plan, name) for name in names}
+        for (epoch, sparsity), values in zip(checkpoints, metrics.tolist(), strict=True):
             row: dict[str, Any] = {"model": plan.model, "epoch": epoch}
             if spec.pruning:
                 row["sparsity"] = sparsity
@@ -173,8 +183,8 @@ def _assemble(
             row["generalisation_gap"] = row["train_accuracy"] - row["test_accuracy"]
             rows.append(row | drawn)
     if not rows:
-        raise SpecError(f"Not one of {len(plans)} models trained to finite weights; lower the learning rate.")
-    stacked = unflatten(parameters[kept].flatten(0, 1), spec.architecture)
+        raise SpecError(f"Not one of {len(models)} models trained to finite weights; lower the learning rate.")
+    stacked = unflatten(torch.cat(kept), spec.architecture)
     return Zoo.from_stacked(
         spec.name,
         pd.DataFrame(rows),
@@ -199,7 +209,12 @@ def _provenance(spec: ZooSpec, dataset: Dataset, seconds: float) -> dict[str, An
         "command": "sane_engine.train_zoo(ZooSpec.from_json(provenance['spec']))",
         "spec": spec.to_json(),
         "seed": spec.seed,
-        "data": {"name": dataset.name, "sha256": dataset.digest},
+        "data": {
+            "name": dataset.name,
+            "sha256": dataset.digest,
+            "train_images": len(dataset.train_labels),
+            "test_images": len(dataset.test_labels),
+        },
         "torch": torch.__version__,
         "commit": commit(),
         "seconds": round(seconds, 1),

@@ -17,7 +17,6 @@ from sane_engine.zoo.architectures import SmallCNN
 from sane_engine.zoo.datasets import Dataset
 from sane_engine.zoo.hyperparameters import ModelPlan, batch_order
 from sane_engine.zoo.initialisation import initialise
-from sane_engine.zoo.optimisers import MOMENTUM
 from sane_engine.zoo.spec import ZooSpec
 
 
@@ -27,7 +26,7 @@ def _optimiser(plan: ModelPlan, network: SmallCNN) -> torch.optim.Optimizer:
         return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
     if plan.optimiser == "adamw":
         return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
-    momentum = MOMENTUM if plan.optimiser == "momentum" else 0
+    momentum = plan.momentum if plan.optimiser == "momentum" else 0
     return torch.optim.SGD(network.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
 
 
@@ -53,7 +52,7 @@ def train_single(spec: ZooSpec, plan: ModelPlan, dataset: Dataset) -> dict[int, 
     optimiser = _optimiser(plan, network)
     images, labels = dataset.train_images, dataset.train_labels
     kept: dict[int, Mapping[str, Tensor]] = {}
-    for epoch in range(spec.epochs + 1):
+    for epoch in range(plan.stop_epoch + 1):
         if epoch:
             network.train()
             for index in torch.split(batch_order(plan, epoch, len(labels)), plan.batch_size):

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sane_engine.zoo.spec import ArchitectureSpec
+from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
 
 aten: Any = torch.ops.aten
 
@@ -63,15 +63,14 @@ _ACTIVATIONS: Mapping[str, _Activation] = {
 
 
 class _Convolution:
-    """One stacked convolution with its activation, and the buffers of both."""
+    """One stacked convolution with its pooling and activation, and the buffers of all three."""
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor,
         input_size: tuple[int, int],
-        stride: int,
-        padding: int,
+        spec: ConvSpec,
         next_padding: int,
         batch: int,
         activation: _Activation,
@@ -80,16 +79,20 @@ class _Convolution:
         self.weight = weight.flatten(2)
         self.bias = bias.unsqueeze(2)
         self.activation = activation
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.size = tuple((size + 2 * padding - kernel) // stride + 1 for size in input_size)
-        height, width = self.size
+        self.kernel, self.stride, self.pool = kernel, spec.stride, spec.pool
+        height, width = self.size = (spec.convolved_size(input_size[0]), spec.convolved_size(input_size[1]))
         self.columns = torch.empty(n_models, channels, kernel, kernel, height, width, batch)
         self.linear = torch.empty(n_models, out, height, width, batch)
+        height, width = spec.output_size(input_size[0]), spec.output_size(input_size[1])
+        # What the activation sees: the convolution's own output where nothing is pooled.
+        self.pooled = self.linear if self.pool == 1 else torch.empty(n_models, out, height, width, batch)
         # The border that the next convolution pads with is part of this output, zero from the start.
         padded = (n_models, out, height + 2 * next_padding, width + 2 * next_padding, batch)
         self.output = torch.zeros(padded)
-        self.inner = (..., slice(next_padding, next_padding + height), slice(next_padding, next_padding + width))
+        rows, columns = slice(next_padding, next_padding + height), slice(next_padding, next_padding + width)
+        self.inner = (..., rows, columns, slice(None))
         self.gradients: tuple[Tensor, Tensor] | None = None
+        self.pool_gradients: tuple[Tensor, Tensor] | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``[m, c, h, w, b]``, already padded, to this layer's output, padded for the next."""
@@ -104,8 +107,36 @@ class _Convolution:
         models, out = self.linear.shape[:2]
         columns = self.columns.view(models, -1, height * width * self.columns.shape[-1])
         torch.baddbmm(self.bias, self.weight, columns, out=self.linear.view(models, out, -1))
-        self.activation.forward(self.linear, self.output[(*self.inner, slice(None))])
+        if self.pool > 1:
+            first, *others = self._pooling_windows(self.linear)
+            self.pooled.copy_(first)
+            for other in others:
+                torch.maximum(self.pooled, other, out=self.pooled)
+        self.activation.forward(self.pooled, self.output[self.inner])
         return self.output
+
+    def _pooling_windows(self, image: Tensor) -> list[Tensor]:
+        """Views ``[m, out, h, w, b]``: the first entry of every pooling window, the second, and so on by rows."""
+        step = self.pool
+        height, width = self.pooled.shape[2] * step, self.pooled.shape[3] * step
+        return [image[:, :, i:height:step, j:width:step] for i in range(step) for j in range(step)]
+
+    def _unpool(self, gradient: Tensor, rest: Tensor, inputs: Tensor) -> None:
+        """Give each pooled gradient to the first of its window that has the maximum, as torch does.
+
+        Args:
+            gradient: By the pooled output; overwritten.
+            rest: A buffer of the same shape.
+            inputs: Written with the gradient by the convolution's output.
+        """
+        if any(size % self.pool for size in self.size):
+            inputs.zero_()
+        *firsts, last = zip(self._pooling_windows(self.linear), self._pooling_windows(inputs), strict=True)
+        for values, target in firsts:
+            torch.eq(values, self.pooled, out=rest)
+            torch.mul(gradient, rest, out=target)
+            gradient.sub_(target)
+        last[1].copy_(gradient)
 
     def backward(
         self, gradient: Tensor, weight_gradient: Tensor, bias_gradient: Tensor, inputs: Tensor | None
@@ -122,8 +153,14 @@ class _Convolution:
         if self.gradients is None:
             self.gradients = torch.empty_like(self.linear), torch.empty_like(self.columns)
         local, columns = self.gradients
-        inner = (*self.inner, slice(None))
-        self.activation.backward(gradient[inner], self.linear, self.output[inner], local)
+        if self.pool == 1:
+            self.activation.backward(gradient[self.inner], self.linear, self.output[self.inner], local)
+        else:
+            if self.pool_gradients is None:
+                self.pool_gradients = torch.empty_like(self.pooled), torch.empty_like(self.pooled)
+            pooled, rest = self.pool_gradients
+            self.activation.backward(gradient[self.inner], self.pooled, self.output[self.inner], pooled)
+            self._unpool(pooled, rest, local)
         flat = local.view(models, out, -1)
         torch.bmm(flat, self.columns.view(models, self.weight.shape[2], -1).transpose(1, 2), out=weight_gradient)
         torch.sum(flat, 2, out=bias_gradient)
@@ -181,8 +218,7 @@ class StackedNetwork:
                 weight=self.named[f"conv{number}.weight"],
                 bias=self.named[f"conv{number}.bias"],
                 input_size=size,
-                stride=spec.stride,
-                padding=spec.padding,
+                spec=spec,
                 next_padding=specs[number].padding if number < len(specs) else 0,
                 batch=self.batch,
                 activation=self.activation,

@@ -10,17 +10,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sane_engine.zoo.architecture_spec import ArchitectureSpec
 from sane_engine.zoo.datasets import Dataset
 from sane_engine.zoo.hyperparameters import ModelPlan, batch_order, dropout_masks
 from sane_engine.zoo.initialisation import initialise
 from sane_engine.zoo.optimisers import StackedOptimiser
 from sane_engine.zoo.pruning import prune_by_magnitude
-from sane_engine.zoo.spec import ArchitectureSpec, ZooSpec
+from sane_engine.zoo.spec import ZooSpec
 from sane_engine.zoo.stacked import StackedNetwork, unflatten
 
 METRICS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
-# Measured on one core with 1 MB of second-level cache: 8 to 32 models side by side are within 15 % of each other.
+# Measured on one core with 1 MB of second-level cache: 8 to 32 small models side by side are within 15 % of each
+# other. Of models with larger images fewer go together: they win nothing more, and lose the third-level cache.
 MODELS_A_CHUNK = 16
+_CHUNK_BYTES = 8 * 1024 * 1024
 _IMAGES_A_SCORE = 64
 
 
@@ -30,7 +33,7 @@ class TrainedChunk:
 
     Attributes:
         parameters: ``[m, k, p]`` float32: each model's flat parameters at ``k`` checkpoints, the chosen epochs
-            first, then the pruned copies of the last.
+            first, as far as the chunk was trained, then the pruned copies of the last.
         metrics: ``[m, k, 4]`` float32, in the order of :data:`METRICS`.
     """
 
@@ -38,15 +41,26 @@ class TrainedChunk:
     metrics: Tensor
 
 
+def models_a_chunk(architecture: ArchitectureSpec, batch_size: int) -> int:
+    """How many models of an architecture are best trained side by side."""
+    channels, height, width = architecture.input_shape
+    floats = 1
+    for convolution in architecture.convolutions:
+        height, width = convolution.convolved_size(height), convolution.convolved_size(width)
+        floats += channels * convolution.kernel**2 * height * width
+        channels, height, width = convolution.out, height // convolution.pool, width // convolution.pool
+    return max(2, min(MODELS_A_CHUNK, _CHUNK_BYTES // (4 * floats * batch_size)))
+
+
 def chunked(plans: Sequence[ModelPlan], size: int = MODELS_A_CHUNK) -> list[list[ModelPlan]]:
     """Put models together that can be trained together.
 
-    Activation, optimiser and batch size are equal within a chunk, and models without dropout are among themselves.
-    Chunks of one such group differ by at most one model.
+    Activation, optimiser, batch size and last epoch are equal within a chunk, and models without dropout are among
+    themselves. Chunks of one such group differ by at most one model.
     """
-    groups: dict[tuple[str, str, int, bool], list[ModelPlan]] = {}
+    groups: dict[tuple[str, str, int, bool, int], list[ModelPlan]] = {}
     for plan in plans:
-        key = (plan.activation, plan.optimiser, plan.batch_size, plan.dropout > 0)
+        key = (plan.activation, plan.optimiser, plan.batch_size, plan.dropout > 0, plan.stop_epoch)
         groups.setdefault(key, []).append(plan)
     chunks: list[list[ModelPlan]] = []
     for members in groups.values():
@@ -59,8 +73,9 @@ def chunked(plans: Sequence[ModelPlan], size: int = MODELS_A_CHUNK) -> list[list
 class _Chunk:
     """Stacked networks of one chunk with their optimiser, stepping through the training images."""
 
-    def __init__(self, architecture: ArchitectureSpec, plans: Sequence[ModelPlan], dataset: Dataset) -> None:
-        first = plans[0]
+    def __init__(self, spec: ZooSpec, plans: Sequence[ModelPlan], dataset: Dataset) -> None:
+        architecture, first = spec.architecture, plans[0]
+        self.scored = dataset.scored(spec.scored_images, spec.seed)
         self.plans, self.dataset = plans, dataset
         self.batch = min(first.batch_size, len(dataset.train_labels))
         self.network = StackedNetwork(architecture, len(plans), self.batch, activation=first.activation)
@@ -71,8 +86,8 @@ class _Chunk:
             self.network.parameters,
             torch.tensor([plan.learning_rate for plan in plans], dtype=torch.float64),
             torch.tensor([plan.weight_decay for plan in plans], dtype=torch.float64),
+            torch.tensor([plan.momentum for plan in plans]),
         )
-        self.units = sum(inputs for inputs, _ in architecture.fully_connected)
         self.flat_images = dataset.train_images.flatten(1)
         # The last batch of an epoch may be smaller: a second set of buffers, with the same parameters.
         self.rest: StackedNetwork | None = None
@@ -85,12 +100,12 @@ class _Chunk:
         n_images = len(self.dataset.train_labels)
         orders = torch.stack([batch_order(plan, epoch, n_images) for plan in self.plans])
         steps = -(-n_images // self.batch)
-        masks: Tensor | None = None
-        if any(plan.dropout for plan in self.plans):
-            masks = torch.stack([dropout_masks(plan, epoch, steps, self.units) for plan in self.plans])
+        drops = [dropout_masks(plan, epoch, self.network.architecture) for plan in self.plans]
+        dropout = any(plan.dropout for plan in self.plans)
         for step in range(steps):
             index = orders[:, step * self.batch : (step + 1) * self.batch]
-            self._step(index, None if masks is None else masks[:, step, :, : index.shape[1]])
+            masks = torch.stack([next(model) for model in drops])[:, :, : index.shape[1]] if dropout else None
+            self._step(index, masks)
 
     def _step(self, index: Tensor, masks: Tensor | None) -> None:
         models, size = index.shape
@@ -110,9 +125,9 @@ class _Chunk:
     def score(self, parameters: Tensor) -> Tensor:
         """Metrics ``[m, 4]`` of flat parameters ``[m, p]``."""
         self.scorer.parameters.copy_(parameters)
-        data = self.dataset
-        train_accuracy, train_loss = self.scorer.score(data.train_images, data.train_labels)
-        test_accuracy, test_loss = self.scorer.score(data.test_images, data.test_labels)
+        (train_images, train_labels), (test_images, test_labels) = self.scored
+        train_accuracy, train_loss = self.scorer.score(train_images, train_labels)
+        test_accuracy, test_loss = self.scorer.score(test_images, test_labels)
         return torch.stack([train_accuracy, test_accuracy, train_loss, test_loss], dim=1)
 
 
@@ -145,7 +160,7 @@ def train_chunk(
         dataset: What to train on.
         after_epoch: Called with the number of each finished epoch; may raise to stop.
     """
-    chunk = _Chunk(spec.architecture, plans, dataset)
+    chunk = _Chunk(spec, plans, dataset)
     parameters: list[Tensor] = []
     metrics: list[Tensor] = []
 
@@ -156,9 +171,11 @@ def train_chunk(
     if 0 in spec.checkpoint_epochs:
         keep(chunk.network.parameters)
     for epoch in range(1, spec.epochs + 1):
-        # Nothing after the last checkpoint can be seen, so it is not computed.
-        if epoch <= spec.checkpoint_epochs[-1]:
-            chunk.train_epoch(epoch)
+        # Nothing after a chunk's last checkpoint can be seen, so it is not computed.
+        if epoch > plans[0].stop_epoch:
+            after_epoch(epoch)
+            continue
+        chunk.train_epoch(epoch)
         if epoch in spec.checkpoint_epochs:
             keep(chunk.network.parameters)
         after_epoch(epoch)
