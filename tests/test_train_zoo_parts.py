@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from sane_engine.workspace import assets_root
+from sane_engine.zoo.architecture_spec import FLAT_DROPOUTS
 from sane_engine.zoo.architectures import build, forward_stacked
 from sane_engine.zoo.datasets import load_dataset
 from sane_engine.zoo.hyperparameters import batch_order, dropout_masks, plan_models
@@ -45,13 +47,19 @@ def architectures(draw: st.DrawFn) -> ArchitectureSpec:
                 kernel=st.integers(1, 3),
                 stride=st.integers(1, 2),
                 padding=st.integers(0, 2),
+                pool=st.integers(1, 3),
             ),
             max_size=3,
         )
     )
+    height, width = draw(st.integers(16, 17)), draw(st.integers(16, 17))
+    sizes = [min(height, width)]
+    for convolution in convolutions:
+        sizes.append(convolution.output_size(sizes[-1]))
     return ArchitectureSpec(
-        input_shape=(draw(st.integers(1, 3)), draw(st.integers(16, 17)), draw(st.integers(16, 17))),
-        convolutions=tuple(convolutions),
+        input_shape=(draw(st.integers(1, 3)), height, width),
+        # As many as leave anything of the image.
+        convolutions=tuple(convolutions[: sum(size > 0 for size in sizes) - 1]),
         hidden=tuple(draw(st.lists(st.integers(1, 6), max_size=2))),
         classes=draw(st.integers(2, 5)),
         activation=draw(st.sampled_from(ACTIVATIONS)),
@@ -245,11 +253,37 @@ def test_every_model_has_its_own_order_and_masks() -> None:
     assert all(torch.equal(order.sort().values, torch.arange(100)) for order in orders)
     assert len({tuple(order.tolist()) for order in orders}) == 4
     assert torch.equal(orders[0], batch_order(first, 1, 100))
-    masks = dropout_masks(first, 1, 50, 20)
+    perceptron = ArchitectureSpec(input_shape=(1, 2, 5), convolutions=(), hidden=(10,))
+    masks, others = (torch.stack(list(islice(dropout_masks(plan, 1, perceptron), 50))) for plan in (first, second))
     assert masks.shape == (50, 20, 32)
     assert masks.mean().item() == pytest.approx(1, abs=0.02)
     assert set(masks.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
-    assert not torch.equal(masks, dropout_masks(second, 1, 50, 20))
+    assert not torch.equal(masks, others)
+
+
+def test_dropout_before_the_first_fully_connected_layer_takes_units_channels_or_nothing() -> None:
+    (plan,) = plan_models(ZooSpec("a", n_models=1, dropout=0.5, batch_size=64))
+    masks = {}
+    for kind in FLAT_DROPOUTS:
+        architecture = ArchitectureSpec(
+            (1, 4, 4), (ConvSpec(30, 1, pool=2),), hidden=(40,), dropout=0.5, flat_dropout=kind
+        )
+        masks[kind] = next(dropout_masks(plan, 1, architecture))
+        assert masks[kind].shape == (30 * 4 + 40, 64)
+        assert masks[kind][120:].mean().item() == pytest.approx(1, abs=0.1)
+        # The module says the same: what survives a pass through its dropout are units, whole channels, or all.
+        network = build(architecture)
+        network.feature_dropout.train()
+        kept = network.feature_dropout(torch.ones(64, 30, 2, 2)).flatten(2)
+        whole = (kept == kept[..., :1]).all().item()
+        assert whole == (kind != "units")
+        assert kept.mean().item() == pytest.approx(1, abs=0.1)
+        assert (kept == 1).all().item() == (kind == "none")
+    assert (masks["none"][:120] == 1).all()
+    channels = masks["channels"][:120].view(30, 4, 64)
+    assert (channels == channels[:, :1]).all()
+    assert channels.mean().item() == pytest.approx(1, abs=0.1)
+    assert not (masks["units"][:120].view(30, 4, 64) == channels).all()
 
 
 def test_chunks_hold_every_model_once_and_only_what_trains_together() -> None:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ def train_zoo(
     dataset = dataset.capped(spec.train_images, spec.seed)
     with tempfile.TemporaryDirectory(prefix="sane-zoo-") if folder is None else nullcontext(str(folder)) as path:
         state = TrainingFolder.prepare(Path(path), spec, dataset)
-        missing = [] if collect else state.missing()
+        missing = [] if collect else _shuffled(state.missing(), spec.seed)
         count = _Count(state, missing, progress or no_progress)
         if workers == 0:
             _train_here(state, missing, dataset, count, cancelled)
@@ -134,6 +135,11 @@ def train_zoo(
     ]
     models.sort(key=lambda model: model[0].model)
     return _assemble(spec, models, _provenance(spec, dataset, seconds))
+
+
+def _shuffled(chunks: Sequence[int], seed: int) -> list[int]:
+    """In random order, so that what is finished early is a fair sample of the zoo, not one optimiser's."""
+    return [chunks[index] for index in np.random.default_rng(seed).permutation(len(chunks))]
 
 
 def _check_fit(spec: ZooSpec, dataset: Dataset) -> None:
