@@ -22,7 +22,7 @@ from sane_engine.zoo.datasets import Dataset, load_dataset
 from sane_engine.zoo.hyperparameters import plan_models
 from sane_engine.zoo.population import train_zoo
 from sane_engine.zoo.single import score, train_single
-from sane_engine.zoo.spec import Range, SpecError, ZooSpec
+from sane_engine.zoo.spec import ArchitectureSpec, ConvSpec, Range, SpecError, ZooSpec
 from sane_engine.zoo.workers import WorkerFailed
 from sane_engine.zoo.zoo import Zoo
 
@@ -279,7 +279,8 @@ def test_provenance_repeats_the_zoo(varied: ZooSpec, zoo: Zoo, digits: Dataset) 
     provenance = json.loads(json.dumps(zoo.provenance))
     assert ZooSpec.from_json(provenance["spec"]) == varied
     assert provenance["seed"] == varied.seed
-    assert provenance["data"] == {"name": "digits", "sha256": digits.digest}
+    used = {"train_images": len(digits.train_labels), "test_images": len(digits.test_labels)}
+    assert provenance["data"] == {"name": "digits", "sha256": digits.digest, **used}
     assert provenance["torch"] == torch.__version__
     assert provenance["seconds"] > 0
     assert "train_zoo" in provenance["command"]
@@ -297,3 +298,63 @@ def test_evaluate_matches_the_table_and_can_be_cancelled(zoo: Zoo, digits: Datas
     np.testing.assert_allclose(loss, zoo.table.loc[rows, "test_loss"], rtol=1e-4)
     with pytest.raises(Cancelled):
         evaluate_all(zoo.architecture, stacked, digits.test_images, digits.test_labels, cancelled=lambda: True)
+
+
+@pytest.fixture(scope="module")
+def pooled() -> ZooSpec:
+    return ZooSpec(
+        "pooled",
+        train_images=200,
+        scored_images=100,
+        architecture=ArchitectureSpec(
+            convolutions=(ConvSpec(4, 3, pool=2), ConvSpec(6, 3, pool=2)),
+            hidden=(10,),
+            activation="relu",
+            flat_dropout="channels",
+        ),
+        n_models=6,
+        epochs=3,
+        checkpoint_epochs=(1, 2, 3),
+        stop_epoch=(1, 3),
+        activation=("relu",),
+        optimiser=("momentum",),
+        momentum=(0.5, 0.9),
+        learning_rate=(0.05,),
+        seed=5,
+    )
+
+
+def test_pooled_models_that_stop_early_agree_with_the_plain_loop(pooled: ZooSpec, digits: Dataset) -> None:
+    few = digits.capped(pooled.train_images, pooled.seed)
+    zoo = train_zoo(pooled, workers=0)
+    plans = plan_models(pooled)
+    assert {plan.momentum for plan in plans} == {0.5, 0.9}
+    assert {plan.stop_epoch for plan in plans} == {1, 3}
+    assert len(zoo) == sum(plan.stop_epoch for plan in plans)
+    row = 0
+    for plan in plans:
+        for epoch, state in train_single(pooled, plan, few).items():
+            assert zoo.table.loc[row, ["model", "epoch", "momentum"]].tolist() == [plan.model, epoch, plan.momentum]
+            for name, tensor in zoo.tensors(row).items():
+                assert_close(tensor, state[name], rtol=1e-3, atol=1e-4)
+            row += 1
+    (_, _), (images, labels) = few.scored(pooled.scored_images, pooled.seed)
+    network = build(zoo.architecture or {})
+    network.load_state_dict(zoo.tensors(0))
+    assert zoo.table.loc[0, "test_accuracy"] == pytest.approx(score(network, images, labels)[0], abs=1e-6)
+    assert len(images) == 100
+    assert zoo.provenance["data"]["train_images"] == 200
+
+
+def test_finished_models_are_collected_while_the_rest_is_missing(pooled: ZooSpec, tmp_path: Path) -> None:
+    varied = replace(pooled, dropout=(0.0, 0.5))
+    with pytest.raises(SpecError, match="nothing is finished"):
+        train_zoo(varied, folder=tmp_path, collect=True)
+    whole = train_zoo(varied, folder=tmp_path, workers=0)
+    chunks = sorted(tmp_path.glob("chunk-*"))
+    assert len(chunks) > 1
+    chunks[0].unlink()
+    part = train_zoo(varied, folder=tmp_path, collect=True)
+    assert 0 < len(part) < len(whole)
+    assert not chunks[0].exists()
+    assert_same_weights(part, whole.select(np.flatnonzero(whole.table["model"].isin(part.table["model"]))))

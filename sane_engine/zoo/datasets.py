@@ -115,7 +115,7 @@ def load_dataset(name: str, *, source: str | os.PathLike[str] | None = None, ima
 
 def _in_workspace(name: str) -> Path:
     # A name from a specification is a name: it never leads out of the folder.
-    if Path(name).name == name:
+    if name != ".." and name and Path(name).name == name:
         for path in (data_root() / name, data_root() / f"{name}.npz"):
             if path.exists():
                 return path

@@ -133,6 +133,8 @@ def train_zoo(
         if chunk is not None
         for row, plan in enumerate(plans)
     ]
+    if not models:
+        raise SpecError("In this folder nothing is finished yet; collect again later.")
     models.sort(key=lambda model: model[0].model)
     return _assemble(spec, models, _provenance(spec, dataset, seconds))
 
