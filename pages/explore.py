@@ -143,9 +143,9 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
     shown = _shown_rows(now.zoo.table)
     points = _points(now, drawn, colour)
     points = points[shown[points["row"]] & np.isfinite(points["x"])].reset_index(drop=True)
-    gesture, trajectories, spacer = st.columns([1.6, 1.2, 2], vertical_alignment="center")
+    controls = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     state.keep_valid(state.GESTURE, GESTURES)
-    gesture.segmented_control(
+    controls.segmented_control(
         "Select by",
         GESTURES,
         key=state.GESTURE,
@@ -155,7 +155,7 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
         on_change=state.redraw_map,
         help="Lasso and box: draw around points. Click: one point, with Shift several.",
     )
-    with_paths = trajectories.toggle(
+    with_paths = controls.toggle(
         "Paths over epochs",
         key="paths",
         persist_state="session",
@@ -165,7 +165,7 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
     mask = now.zoo.table["model"].str.contains(search, case=False, regex=False).to_numpy()
     found = np.flatnonzero(mask & shown).tolist() if search else []
     if search:
-        spacer.button(
+        controls.button(
             f"Select {len(found)} found" if found else "No model id contains that",
             disabled=not found,
             key="select-found",

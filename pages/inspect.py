@@ -28,9 +28,11 @@ from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import KINDS, curve_pair, feature_pickers, layer_table
 from pages.components.library import sane_layers
 from pages.components.navigation import page
+from pages.components.networks import Networks
 from pages.components.palette import palette
 from pages.components.show import inert, one_line, show_caption, show_figure, show_table, three
 from pages.components.sidebar import UPLOAD_LIMIT_MB
+from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.working import working
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
@@ -283,6 +285,16 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
     show_table(nearest, f"nearest-{model.key}")
 
 
+def _symmetry(models: list[Inspected], now: Current | None) -> None:
+    """Dropped checkpoints and the opened model of the zoo, against each other or against the zoo."""
+    opened = int(st.session_state.get(state.OPENED_MODEL) or 0)
+    moving: list[int | str] = [opened if model.checkpoint is None else model.key for model in models]
+    dropped = [model for model in models if model.checkpoint is not None]
+    follow("inspect", tuple(moving))
+    reference = now.pinned if now is not None else None
+    symmetry_section(Networks(now, dropped), moving, reference=reference, name="inspect")
+
+
 def _tell_apart(models: list[Inspected]) -> None:
     """Two files may have the same name; curves and tables need different ones."""
     names: set[str] = set()
@@ -308,6 +320,7 @@ def main() -> None:
     tables = _curves(models, now, known)
     if now is not None and known is not None:
         _where(models, now, known)
+    _symmetry(models, now)
     st.subheader("Layers", anchor=False)
     layer_table(tables, "inspect")
 

@@ -12,7 +12,9 @@ from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import curve_pair, feature_pickers, layer_table
 from pages.components.library import sane_layers, spectra
 from pages.components.navigation import page
+from pages.components.networks import Networks
 from pages.components.show import one_line, show_caption
+from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.working import working
 from sane_engine.demo import Precomputed
 
@@ -106,11 +108,19 @@ def main() -> None:
             band[kind] = bands(view[view["row"].isin(behind_rows)], item.name)
     caption = f"{now.scope} · band: {choice.lower()}, all splits · encoder {now.encoder}"
     curve_pair(curves, features, band, name=now.name, caption=caption)
+    # The pair to align follows what is shown above, until the user chooses another.
+    follow("layers", tuple(rows))
+    symmetry_section(Networks(now), [*rows, *_others(rows, len(table))], reference=rows[0], name=now.name)
     st.subheader("Layers", anchor=False)
     tables = {
         now.name_of(row): {kind: group[i].table for kind, group in curves.items()} for i, row in enumerate(rows)
     }
     layer_table(tables, now.name)
+
+
+def _others(rows: list[int], n: int) -> list[int]:
+    shown = set(rows)
+    return [row for row in range(n) if row not in shown]
 
 
 def _spectral(now: Current, known: Precomputed | None, rows: list[int]) -> pd.DataFrame:

@@ -84,10 +84,8 @@ def _png_maker(figure: go.Figure, caption: str) -> Callable[[], bytes]:
 
 def caption_and_downloads(figure: go.Figure, name: str, caption: str) -> None:
     """Under a plot: what it is made of, and the plot as one HTML file or as a picture, both made on click."""
-    left, right = st.columns([5, 1.6], vertical_alignment="top")
-    with left:
+    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
         show_caption(caption)
-    with right.container(horizontal=True, gap="small", horizontal_alignment="right"):
         st.download_button(
             "HTML",
             _html_maker(figure, caption),

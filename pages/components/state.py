@@ -18,6 +18,7 @@ SELECTION, SELECTION_ZOO, PINNED = "selection", "selection_zoo", "pinned"
 LEVEL, METHOD, COLOUR, EPOCH, GESTURE = "level", "map", "colour", "epoch", "gesture"
 LAYER_LEFT, LAYER_RIGHT = "left", "right"
 OPENED_MODEL = "model"
+SYMMETRY, MOVED, REFERENCE = "symmetry", "moved", "reference"
 
 # Longer addresses are cut by some programs; a selection that does not fit stays in the session only.
 _LONGEST_ROWS = 1500
@@ -63,6 +64,11 @@ def _read_row(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 9 else None
 
 
+def _write_row(row: Any) -> str:
+    """A dropped checkpoint is no row: it stays in the session."""
+    return str(row) if isinstance(row, int) else ""
+
+
 _LINKED = (
     _Linked(ZOO, None),
     _Linked(ENCODER, None),
@@ -75,6 +81,9 @@ _LINKED = (
     _Linked(LAYER_LEFT, None),
     _Linked(LAYER_RIGHT, None),
     _Linked(OPENED_MODEL, None),
+    _Linked(SYMMETRY, False, lambda text: text == "1", lambda shown: "1" if shown else ""),
+    _Linked(MOVED, None, _read_row, _write_row),
+    _Linked(REFERENCE, None, _read_row, _write_row),
 )
 
 
@@ -98,7 +107,7 @@ def write_link() -> None:
         if value is None or value == part.default:
             continue
         text = part.write(value)
-        if len(text) <= _LONGEST_ROWS:
+        if text and len(text) <= _LONGEST_ROWS:
             wanted[part.key] = text
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)

@@ -205,3 +205,26 @@ def test_plots_are_downloaded_as_html_and_png(browser: Any, tmp_path: Path) -> N
             content = Path(waiting.value.path()).read_bytes()
             assert content.startswith(start)
             assert len(content) > least
+
+
+def test_symmetry_draws_the_barrier_between_two_models(browser: Any, tmp_path: Path) -> None:
+    with server(tmp_path) as address, tab(browser) as page:
+        page.goto(f"{address}/layers?zoo=digits-independent&selection=5,11")
+        settle(page)
+        assert page.locator(".js-plotly-plot").count() == 2
+        page.get_by_text("Show", exact=True).click()
+        page.get_by_text("test images of digits").first.wait_for()
+        settle(page)
+        assert "symmetry=1" in page.url
+        assert page.locator(".js-plotly-plot").count() == 4
+        drawn = page.evaluate(
+            """() => [...document.querySelectorAll('.js-plotly-plot')].slice(2).map(plot => plot._fullData.map(
+                trace => [trace.name, trace.y.length, Math.max(...trace.y)]))"""
+        )
+        (loss, accuracy) = ({name: (points, top) for name, points, top in traces} for traces in drawn)
+        assert loss["before"][0] == loss["after alignment"][0] == accuracy["before"][0] == 25
+        assert loss["before"][1] > loss["after alignment"][1] > loss["straight line between the ends"][1]
+        assert_no_error(page)
+        page.reload()
+        settle(page)
+        page.get_by_text("test images of digits").first.wait_for()
