@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from sane_engine.progress_log import INTERVAL, append
 from sane_engine.workspace import atomic_file
 
 # Seconds between two progress reports: on a terminal, where a line is overwritten, and in a log.
@@ -52,12 +53,15 @@ class Console:
         stopped: Whether the user asked to stop.
     """
 
-    def __init__(self, *, compact: bool = False, quiet: bool = False, out: TextIO | None = None) -> None:
+    def __init__(
+        self, *, compact: bool = False, quiet: bool = False, out: TextIO | None = None, log: Path | None = None
+    ) -> None:
         self.compact = compact
         self.stopped = False
         self._quiet = quiet
         self._out = out
-        self._last = -math.inf
+        self._log = log
+        self._last = self._last_logged = -math.inf
         self._line_open = False
         self._lock = threading.Lock()
 
@@ -78,11 +82,14 @@ class Console:
 
     def progress(self, done: int, total: int, message: str, /) -> None:
         """A :class:`~sane_engine.progress.Progress` that writes one line, not too often."""
-        if self._quiet:
-            return
         terminal = sys.stderr.isatty()
         with self._lock:
             now = time.monotonic()
+            if self._log is not None and (done >= total or now - self._last_logged >= INTERVAL):
+                self._last_logged = now
+                append(self._log, done, total, message)
+            if self._quiet:
+                return
             if done < total and now - self._last < (_TERMINAL_INTERVAL if terminal else _LOG_INTERVAL):
                 return
             self._last = now

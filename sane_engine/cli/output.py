@@ -39,7 +39,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     words = ["python", "-m", "sane_engine", arguments.command]
     positional = _POSITIONAL.get(arguments.command, {"zoo"})
     for name, value in vars(arguments).items():
-        if name in {"command", "run", "json", "quiet", "folder"} or value is None or value is False:
+        if name in {"command", "run", "json", "quiet", "progress", "folder"} or value is None or value is False:
             continue
         if isinstance(value, Path) or name in _PATHS:
             path = Path(value)

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.cli import align, embed, inspect, pretrain, reconstruct, train_zoo
+from sane_engine.cli import align, embed, inspect, jobs, pretrain, reconstruct, train_zoo
 from sane_engine.cli.console import Console
 from sane_engine.progress import Cancelled
 
@@ -30,10 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (inspect, embed, train_zoo, pretrain, reconstruct, align):
+    for module in (inspect, embed, train_zoo, pretrain, reconstruct, align, jobs):
         command = module.add(commands)
         command.add_argument("--json", action="store_true", help="JSON on one line instead of indented")
         command.add_argument("--quiet", action="store_true", help="no progress on standard error")
+        command.add_argument(
+            "--progress", type=Path, metavar="FILE", help="append progress to a file, a JSON object a line"
+        )
         command.set_defaults(run=module.run)
     return parser
 
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status. Wrong usage leaves through ``SystemExit(2)``, as argparse does.
     """
     arguments = build_parser().parse_args(argv)
-    console = Console(compact=arguments.json, quiet=arguments.quiet)
+    console = Console(compact=arguments.json, quiet=arguments.quiet, log=arguments.progress)
     try:
         with console.interruptible():
             status: int = arguments.run(arguments, console)
