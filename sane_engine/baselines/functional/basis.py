@@ -1,9 +1,9 @@
 """The basis of equivariant linear maps between two index spaces: valid partitions, split into two halves.
 
 Zhou, Finn & Harrison, "Universal Neural Functionals" (2024, arXiv:2402.05232), theorem 3.1: the linear maps from
-a tensor with indices i₁ … i_p to one with indices j₁ … j_q that commute with the permutations are spanned by one map
-for each *valid* partition of all p + q indices, valid meaning that only indices of one group share a block. Indices
-in a block are equal; a block of input indices alone is summed over, one of output indices alone is broadcast.
+a tensor with indices i₁ … i_p to one with indices j₁ … j_q that commute with the permutations are spanned by one
+map for each *valid* partition of all p + q indices, valid meaning that only indices of one group share a block.
+Indices in a block are equal; a block of input indices alone is summed over, one of output indices is broadcast.
 
 A partition is fixed by three things: how the input's indices are tied and which blocks are kept (the rest is
 summed), how the output's are tied and which of its blocks come from the input (the rest is broadcast), and which
