@@ -176,7 +176,7 @@ def _table(now: Current) -> None:
             icon=":material/keep:",
             key="pin-row",
         )
-    show_caption(f"{len(rows)} of {len(table)} checkpoints")
+    show_caption(f"{len(rows):,} of {len(table):,} checkpoints")
 
 
 def main() -> None:

@@ -93,10 +93,20 @@ def layer_curves(
         title="layer (index in file order)",
         range=[-0.5, max(n_layers, 1) - 0.5],
         tick0=0,
-        dtick=max(1, round(n_layers / 12)),
+        dtick=_step(n_layers),
     )
     figure.update_yaxes(title=title)
     return figure
+
+
+def _step(n_layers: int) -> int:
+    """Layers from tick to tick (1, 2, 5, 10 and so on), for at most thirteen ticks."""
+    step, wider = 1, (2, 2.5, 2)
+    for i in range(64):
+        if n_layers <= 13 * step:
+            break
+        step = round(step * wider[i % 3])
+    return step
 
 
 def _draw_band(figure: go.Figure, band: pd.DataFrame, colours: Palette) -> None:

@@ -57,7 +57,7 @@ def _accuracy(now: Current, rows: list[int]) -> None:
 
 
 def _actions(now: Current, rows: list[int]) -> None:
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         best = rows[0]
         if now.accuracy is not None and len(rows) > 1:
             best = rows[int(now.zoo.table[now.accuracy].iloc[rows].astype(float).fillna(-1).to_numpy().argmax())]

@@ -84,7 +84,7 @@ def _png_maker(figure: go.Figure, caption: str) -> Callable[[], bytes]:
 
 def caption_and_downloads(figure: go.Figure, name: str, caption: str) -> None:
     """Under a plot: what it is made of, and the plot as one HTML file or as a picture, both made on click."""
-    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         show_caption(caption)
         st.download_button(
             "HTML",

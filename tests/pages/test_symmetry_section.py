@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, open_page
@@ -16,8 +18,23 @@ from test_pages import assert_healthy, drop, good_file, texts
 from tiny_zoo import network
 
 from pages.components import state, warm
+from pages.components.inspection import Inspected
+from sane_engine.baselines import FEATURES, layer_features
+from sane_engine.progress import Progress
 
 Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No WeightWatcher on the page Inspect: its children take seconds, and nobody here looks at spectra."""
+
+    def empty(model: Inspected, progress: Progress) -> pd.DataFrame:
+        table = layer_features(model.tensors, "statistics")
+        model.layers["statistics"] = table
+        return table.assign(**{item.name: np.nan for item in FEATURES["weightwatcher"]})
+
+    monkeypatch.setattr("pages.components.inspection.spectral", empty)
 
 
 def metrics(app: AppTest) -> dict[str, str]:
@@ -28,6 +45,7 @@ def groups(app: AppTest) -> object:
     return next((frame.value for frame in app.dataframe if "group" in frame.value.columns), None)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("page", ["layers", "inspect"])
 def test_nothing_is_computed_until_it_is_opened(app: Open, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
@@ -84,6 +102,7 @@ def test_a_broken_link_gives_a_pair_that_exists(app: Open, query: dict[str, str]
     assert not shown.error
 
 
+@pytest.mark.usefixtures("quick")
 def test_inspect_aligns_a_dropped_permuted_copy_to_its_zoo(app: Open) -> None:
     tensors = network(3)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
@@ -101,6 +120,7 @@ def test_inspect_aligns_a_dropped_permuted_copy_to_its_zoo(app: Open) -> None:
     assert "of tiny, whose layout it has" in texts(shown)
 
 
+@pytest.mark.usefixtures("quick")
 def test_two_dropped_files_are_compared_with_each_other(app: Open) -> None:
     def file(seed: int) -> bytes:
         generator = torch.Generator().manual_seed(seed)
@@ -118,6 +138,7 @@ def test_two_dropped_files_are_compared_with_each_other(app: Open) -> None:
     assert_healthy(shown)
 
 
+@pytest.mark.usefixtures("quick")
 def test_networks_of_different_layouts_are_not_offered_to_each_other(app: Open) -> None:
     other = {"a.weight": torch.randn(16, 20), "a.bias": torch.randn(16), "b.weight": torch.randn(10, 16)}
     shown = drop(
@@ -134,6 +155,7 @@ def test_networks_of_different_layouts_are_not_offered_to_each_other(app: Open) 
     assert "Nothing else here has the same layout" in texts(shown)
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_unknown_family_is_said_plainly_with_what_to_do(app: Open) -> None:
     odd = {"gate.alpha": torch.randn(4, 4), "gate.beta": torch.randn(4)}
     shown = drop(app("inspect", symmetry="1"), ("odd.safetensors", bytes(to_safetensors(odd))))
@@ -143,6 +165,7 @@ def test_an_unknown_family_is_said_plainly_with_what_to_do(app: Open) -> None:
     assert groups(shown) is None
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_diverged_network_is_one_line(app: Open) -> None:
     tensors = network(3)
     tensors["fc1.weight"][0, 0] = float("nan")
@@ -164,8 +187,11 @@ def test_a_zoo_of_one_checkpoint_says_that_there_is_nothing_to_align_to(app: Ope
     assert "Nothing else here has the same layout" in texts(shown)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("page", ["layers", "inspect"])
-def test_two_models_of_the_embedded_zoo_are_walked_between(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_models_of_the_embedded_zoo_are_walked_between(
+    quick: None, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(warm._WarmUp, "started", True)
     shown = open_page(
         page, zoo="digits-independent", model="5", moved="5", reference="11", selection="5,11", symmetry="1"
