@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sane_engine.probing.predictor import Predictor as Predictor
     from sane_engine.probing.predictor import fit_predictor as fit_predictor
     from sane_engine.probing.result import ProbeResult as ProbeResult
+    from sane_engine.probing.running import probe_table as probe_table
+    from sane_engine.probing.scores import ProbeTable as ProbeTable
+    from sane_engine.probing.scores import known_table as known_table
     from sane_engine.probing.targets import probe_targets as probe_targets
 
 _HOME = {
@@ -25,9 +28,12 @@ _HOME = {
     "Prediction": "predictor",
     "Predictor": "predictor",
     "ProbeResult": "result",
+    "ProbeTable": "scores",
     "fit_predictor": "predictor",
     "grouped_folds": "folds",
+    "known_table": "scores",
     "probe": "held_out",
+    "probe_table": "running",
     "probe_targets": "targets",
     "split_hash": "folds",
 }

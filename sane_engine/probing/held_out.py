@@ -42,7 +42,8 @@ def probe(
     Args:
         features: One row a checkpoint ``[n, k]``, finite. What made them must not have seen the test labels.
         table: One row a checkpoint, as ``zoo.table``.
-        target: Column to predict. Positive hyper-parameters that span two decades are predicted as logarithms.
+        target: Column to predict. Learning rates, weight decays and whatever spans three decades are predicted as
+            logarithms.
         groups: Rows that are not independent: a column, or one value a row. ``"model"`` means the table's ``group``
             column where it has one.
         test: Which rows to score ``[n]``; by default those of split ``"test"``. All others are fitted on.

@@ -18,8 +18,9 @@ MAIN = ("test_accuracy", "epoch", "generalisation_gap")
 # Seeds say nothing about a network; losses and training accuracy are other names for the main targets.
 _NEVER = {"model", "group", "split", "seed", *METRICS} - set(MAIN)
 _LINEAR = {"epoch", *METRICS}
-# A hyper-parameter that spans as much was drawn on a logarithmic scale.
-_DECADES = 100.0
+# Drawn on a logarithmic scale by everybody; of other hyper-parameters only the span tells.
+_USUALLY_LOGARITHMIC = {"learning_rate": 10.0, "lr": 10.0, "weight_decay": 10.0, "wd": 10.0}
+_LOGARITHMIC_SPAN = 1000.0
 
 Scale = Literal["linear", "log10"]
 
@@ -31,7 +32,8 @@ class Target:
     Attributes:
         name: The column.
         kind: ``"numeric"`` or ``"categorical"``.
-        scale: ``"log10"`` for positive hyper-parameters that span two decades or more; exact zeros among them
+        scale: ``"log10"`` for learning rates, weight decays and hyper-parameters that span three decades or
+            more; exact zeros among them
             count as a tenth of the smallest positive value.
         values: float64 ``[n]`` on that scale, NaN where unknown; or text, ``None`` where unknown.
     """
@@ -93,4 +95,5 @@ def scale_of(name: str, values: NDArray[np.float64]) -> Scale:
     positive = values[values > 0]
     if name in _LINEAR or not len(positive) or bool((values < 0).any()):
         return "linear"
-    return "log10" if positive.max() / positive.min() >= _DECADES else "linear"
+    span = _USUALLY_LOGARITHMIC.get(name, _LOGARITHMIC_SPAN)
+    return "log10" if positive.max() / positive.min() >= span else "linear"

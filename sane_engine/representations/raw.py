@@ -14,10 +14,12 @@ from sane_engine.representations.protocol import Features, as_features, one_layo
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sane_engine.symmetry import Symmetry
+    from sane_engine.sane.alignment import Aligner
     from sane_engine.zoo import Zoo
 
 _MODELS_AT_ONCE = 512
+# Only how the aligner reads the models; their weights come back as they are.
+_TOKEN_SIZE = 64
 
 
 def flattened(stacked: Mapping[str, Tensor]) -> Features:
@@ -51,53 +53,48 @@ class RawWeights:
 
 
 class AlignedWeights:
-    """All weights after bringing hidden units into the order, and signs, closest to one training model.
+    """All weights, hidden units in the order, and with the signs, closest to the mean of the training models.
 
-    The reference is the last checkpoint of the first training model. Signs are flipped only where the activation of
-    all models is odd.
+    The mean is that of the aligned training models. Signs flip only where the activation of all models is odd.
     """
 
     name = "aligned"
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-        self._reference: Mapping[str, Tensor] | None = None
-        self._symmetry: Symmetry | None = None
+    def __init__(self) -> None:
+        self._aligner: Aligner | None = None
 
     def fit(self, train: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Self:
-        """Choose the reference and find the symmetry.
+        """Find the symmetry and make the reference.
 
         Raises:
             Refusal: The models differ in layout, or nothing is known of their symmetry (``unknown-symmetry``).
         """
-        from sane_engine.symmetry import symmetry_of_zoo
+        from sane_engine.sane.alignment import fit_aligner, symmetries_of
 
         one_layout(train, "Alignment")
-        symmetry = symmetry_of_zoo(train)
-        if not symmetry.groups:
+        rows = np.arange(len(train), dtype=np.int64)
+        symmetries = symmetries_of(train, rows, _TOKEN_SIZE)
+        if not symmetries:
             raise Refusal(
                 "unknown-symmetry", "Nothing is known of these networks' symmetry.", "Use another representation."
             )
-        table = train.table
-        first = table["model"] == table["model"].iloc[0]
-        self._reference = train.tensors(int(table["epoch"][first].idxmax()))
-        self._symmetry = symmetry
+        self._aligner = fit_aligner(train, rows, _TOKEN_SIZE, symmetries, cancelled=cancelled)
         return self
 
     def transform(
         self, zoo: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
     ) -> Features:
         """``[len(zoo), weights]``."""
-        from sane_engine.symmetry import align_zoo
+        from sane_engine.tokens import detokenize_batch, tokenize_batch
 
-        if self._reference is None or self._symmetry is None:
+        if self._aligner is None:
             raise RuntimeError("fit first")
         one_layout(zoo, "Alignment")
         parts = []
         for start in range(0, len(zoo), _MODELS_AT_ONCE):
             stop_if(cancelled)
             rows = range(start, min(start + _MODELS_AT_ONCE, len(zoo)))
-            aligned = align_zoo(zoo.stacked(rows), self._reference, self._symmetry, seed=self.seed)
-            parts.append(flattened(aligned))
+            batch = self._aligner.align(tokenize_batch(zoo.stacked(rows), _TOKEN_SIZE), cancelled=cancelled)
+            parts.append(flattened(detokenize_batch(batch)))
             progress(rows.stop, len(zoo), "aligning")
         return np.concatenate(parts)

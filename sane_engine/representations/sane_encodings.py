@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sane_engine.sane import Embeddings, Sane
+    from sane_engine.sane.training_set import TrainingSet
     from sane_engine.zoo import Zoo
 
 Pooling = Literal["mean", "layers"]
 
-CONFIG = SaneConfig(token_size=37, latent=24, d_model=64, layers=2, heads=4, feedforward=128, steps=600)
+CONFIG = SaneConfig(
+    token_size=37, latent=24, d_model=64, layers=2, heads=4, feedforward=128, permute=0.5, permuted_views="one",
+    steps=600,
+)  # fmt: skip
 """What the probes' encoders are trained with, on every zoo alike."""
 
 _MODELS_AT_ONCE = 256
@@ -61,7 +65,7 @@ class SaneEncoding:
 
         zoo = train.with_columns(split="train")
         if not self.trained:
-            self.encoder = untrained(zoo, self.config, cancelled=cancelled)
+            self.encoder, _ = untrained(zoo, self.config, cancelled=cancelled)
             return self
         folder = None
         if self.keep:
@@ -90,13 +94,20 @@ def pooled(embeddings: Embeddings, pooling: Pooling) -> Features:
     return as_features(embeddings.layerwise if same else embeddings.models)
 
 
-def untrained(zoo: Zoo, config: SaneConfig, *, cancelled: CancelCheck | None = None) -> Sane:
-    """A random encoder with the standardisation that a trained one would have."""
+def untrained(zoo: Zoo, config: SaneConfig, *, cancelled: CancelCheck | None = None) -> tuple[Sane, TrainingSet]:
+    """A random encoder, aligning and standardising as a trained one would, and its training set."""
     from sane_engine.sane import Sane
+    from sane_engine.sane.alignment import Aligner, fit_aligner, symmetries_of
     from sane_engine.sane.training_set import TrainingSet
 
-    training = TrainingSet(zoo, np.arange(len(zoo), dtype=np.int64), config, cancelled=cancelled)
-    return Sane(config, normalizer=training.normalizer, position_range=training.position_range).eval()
+    rows = np.arange(len(zoo), dtype=np.int64)
+    aligner = Aligner()
+    if config.align:
+        symmetries = symmetries_of(zoo, rows, config.token_size)
+        aligner = fit_aligner(zoo, rows, config.token_size, symmetries, cancelled=cancelled)
+    training = TrainingSet(zoo, rows, config, aligner=aligner, cancelled=cancelled)
+    encoder = Sane(config, normalizer=training.normalizer, aligner=aligner, position_range=training.position_range)
+    return encoder.eval(), training
 
 
 class TokenPca:
@@ -110,16 +121,11 @@ class TokenPca:
         self._axes: Tensor | None = None
 
     def fit(self, train: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Self:
-        """Standardise the tokens and find their principal axes."""
+        """Align the models, standardise the tokens and find their principal axes."""
         import torch
 
-        from sane_engine.sane import Sane
-        from sane_engine.sane.training_set import TrainingSet
-
         one_layout(train, "Pooling by layer")
-        rows = np.arange(len(train), dtype=np.int64)
-        training = TrainingSet(train, rows, self.config, cancelled=cancelled)
-        self._encoder = Sane(self.config, normalizer=training.normalizer)
+        self._encoder, training = untrained(train, self.config, cancelled=cancelled)
         _, vectors = torch.linalg.eigh(training.second_moment())
         self._axes = vectors.flip(1)[:, : self.config.latent].float()
         return self
@@ -139,6 +145,7 @@ class TokenPca:
             stop_if(cancelled)
             rows = range(start, min(start + _MODELS_AT_ONCE, len(zoo)))
             batch = tokenize_batch(zoo.stacked(rows), self.config.token_size)
+            batch = self._encoder.aligner.align(batch, cancelled=cancelled)
             tokens, _ = self._encoder.normalizer.normalise(batch.tokens, batch.layout)
             models = pool(tokens @ self._axes, select_tokens(batch.layout, None))
             parts += [model.layers.reshape(-1) for model in models]
