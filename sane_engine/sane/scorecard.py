@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sane.fidelity import decoded_accuracy, reconstruction
 
@@ -57,17 +58,17 @@ def scorecard(
 def _decoded(
     encoder: Sane, zoo: Zoo, rows: np.ndarray[Any, Any], cancelled: CancelCheck | None
 ) -> dict[str, float] | None:
-    """Accuracy before and after; ``None`` where the zoo does not say how, or on what, to run its models."""
+    """Accuracy before and after; ``None`` where how to run the models is unknown, or their images are missing."""
     import torch
 
-    from sane_engine.zoo.datasets import load_dataset
+    from sane_engine.zoo.task import task_of_zoo
 
-    spec = zoo.provenance.get("spec", {})
-    if zoo.architecture is None or "dataset" not in spec:
+    try:
+        task = task_of_zoo(zoo)
+    except Refusal:
         return None
-    dataset = load_dataset(spec["dataset"], image_size=spec["architecture"]["input_shape"][1])
     with torch.inference_mode():
-        found = decoded_accuracy(encoder, zoo, dataset.test_images, dataset.test_labels, rows, cancelled=cancelled)
+        found = decoded_accuracy(encoder, zoo, task.images, task.labels, rows, cancelled=cancelled)
     loss = 100.0 * (found["original"] - found["decoded"])
     return {
         "original": round(float(found["original"].mean()), 4),

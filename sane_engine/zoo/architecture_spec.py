@@ -120,6 +120,16 @@ class ArchitectureSpec:
         return tuple(pairwise(widths))
 
     @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the batch norms: there are none."""
+        return ()
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Names of integer tensors: there are none."""
+        return ()
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name → shape, in the order of the module's state dict."""
         shapes: dict[str, tuple[int, ...]] = {}

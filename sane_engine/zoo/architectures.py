@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.zoo.activations import ACTIVATION_FUNCTIONS
+from sane_engine.zoo.architecture_families import Architecture, architecture_from_json
 from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
+from sane_engine.zoo.resnet import SmallResNet
+from sane_engine.zoo.resnet_spec import ResNetSpec
 from sane_engine.zoo.stacked import StackedNetwork
 
-__all__ = ["ArchitectureSpec", "ConvSpec", "SmallCNN", "as_architecture", "build", "evaluate", "forward_stacked"]
+__all__ = [
+    "Architecture",
+    "ArchitectureSpec",
+    "ConvSpec",
+    "ResNetSpec",
+    "SmallCNN",
+    "SmallResNet",
+    "as_architecture",
+    "build",
+    "evaluate",
+    "forward_stacked",
+]
 
-ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "sigmoid": torch.sigmoid,
-    "leaky_relu": F.leaky_relu,
-    "silu": F.silu,
-}
 # Models evaluated side by side, and images a pass: chosen so that the working set stays within a core's cache.
 _MODELS_AT_ONCE = 16
 _IMAGES_AT_ONCE = 64
+_IMAGES_OF_ONE = 1024
 
 
-def as_architecture(architecture: ArchitectureSpec | Mapping[str, Any]) -> ArchitectureSpec:
+def as_architecture(architecture: Architecture | Mapping[str, Any]) -> Architecture:
     """The architecture itself, or the one a zoo's JSON describes.
 
     Raises:
         SpecError: The JSON describes none.
     """
-    if isinstance(architecture, ArchitectureSpec):
-        return architecture
-    return ArchitectureSpec.from_json(architecture)
+    return architecture if isinstance(architecture, Architecture) else architecture_from_json(architecture)
 
 
 class SmallCNN(nn.Module):
@@ -46,9 +54,9 @@ class SmallCNN(nn.Module):
     fully connected layer; before the first, it may drop whole channels or nothing.
     """
 
-    def __init__(self, architecture: ArchitectureSpec | Mapping[str, Any]) -> None:
+    def __init__(self, architecture: ArchitectureSpec) -> None:
         super().__init__()
-        self.architecture = as_architecture(architecture)
+        self.architecture = architecture
         self.activation = ACTIVATION_FUNCTIONS[self.architecture.activation]
         self.dropout = nn.Dropout(self.architecture.dropout)
         of_features = {"units": nn.Dropout, "channels": nn.Dropout2d, "none": nn.Dropout}
@@ -87,19 +95,22 @@ class SmallCNN(nn.Module):
         return logits
 
 
-def build(architecture: ArchitectureSpec | Mapping[str, Any]) -> SmallCNN:
+def build(architecture: Architecture | Mapping[str, Any]) -> SmallCNN | SmallResNet:
     """The network as a module, in evaluation mode, initialised by torch; load a zoo's tensors into it."""
+    architecture = as_architecture(architecture)
+    if isinstance(architecture, ResNetSpec):
+        return SmallResNet(architecture).eval()
     return SmallCNN(architecture).eval()
 
 
 def forward_stacked(
-    architecture: ArchitectureSpec | Mapping[str, Any],
+    architecture: Architecture | Mapping[str, Any],
     stacked: Mapping[str, Tensor],
     images: Tensor,
     *,
     activation: str | None = None,
 ) -> Tensor:
-    """Logits of many models at once, differentiable in parameters and images.
+    """Logits of many models at once, differentiable in parameters and images. Batch norm uses running statistics.
 
     Args:
         architecture: What all models share.
@@ -111,6 +122,10 @@ def forward_stacked(
         Logits ``[m, b, classes]``.
     """
     architecture = as_architecture(architecture)
+    if isinstance(architecture, ResNetSpec):
+        return _forward_each(
+            replace(architecture, activation=activation or architecture.activation), stacked, images
+        )
     function = ACTIVATION_FUNCTIONS[activation or architecture.activation]
     n_models = next(iter(stacked.values())).shape[0]
     hidden = images.expand(n_models, *images.shape) if images.dim() == 4 else images
@@ -140,9 +155,25 @@ def forward_stacked(
     return hidden
 
 
+def _forward_each(architecture: ResNetSpec, stacked: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    # Without memory of its own, and without drawing weights: all tensors are given.
+    with torch.device("meta"):
+        network = build(architecture)
+    rows = range(next(iter(stacked.values())).shape[0])
+    logits = [
+        functional_call(
+            network,
+            {name: tensor[row] for name, tensor in stacked.items()},
+            (images if images.dim() == 4 else images[row],),
+        )
+        for row in rows
+    ]
+    return torch.stack(logits)
+
+
 @torch.no_grad()
 def evaluate(
-    architecture: ArchitectureSpec | Mapping[str, Any],
+    architecture: Architecture | Mapping[str, Any],
     stacked: Mapping[str, Tensor],
     images: Tensor,
     labels: Tensor,
@@ -173,6 +204,20 @@ def evaluate(
     n_models = next(iter(stacked.values())).shape[0]
     accuracy, loss = torch.zeros(n_models), torch.zeros(n_models)
     network: StackedNetwork | None = None
+    if isinstance(architecture, ResNetSpec):
+        for row in range(n_models):
+            stop_if(cancelled)
+            one = {name: stacked[name][row : row + 1] for name in architecture.shapes}
+            logits = torch.cat(
+                [
+                    forward_stacked(architecture, one, part, activation=activation)[0]
+                    for part in torch.split(images, _IMAGES_OF_ONE)
+                ]
+            )
+            accuracy[row] = (logits.argmax(1) == labels).float().mean()
+            loss[row] = F.cross_entropy(logits, labels)
+            progress(row + 1, n_models, "models evaluated")
+        return accuracy, loss
     for start in range(0, n_models, _MODELS_AT_ONCE):
         stop_if(cancelled)
         rows = slice(start, min(start + _MODELS_AT_ONCE, n_models))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sane_engine.zoo.spec import ArchitectureSpec
+from sane_engine.zoo.architecture_families import Architecture
 
 
 def _uniform(weight: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -33,11 +33,11 @@ _SCHEMES: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def initialise(architecture: ArchitectureSpec, scheme: str, seed: int) -> dict[str, Tensor]:
+def initialise(architecture: Architecture, scheme: str, seed: int) -> dict[str, Tensor]:
     """Draw the parameters of one network.
 
     Biases are uniform in ±1/√fan_in under every scheme, as ``torch.nn`` draws them: a bias that starts at exactly
-    zero would tell how long a model was trained.
+    zero would tell how long a model was trained. Batch norm begins as the identity.
 
     Args:
         architecture: The network.
@@ -46,15 +46,21 @@ def initialise(architecture: ArchitectureSpec, scheme: str, seed: int) -> dict[s
         seed: The same seed gives the same parameters.
 
     Returns:
-        Parameter name → float32 tensor, in the order of the state dict.
+        Parameter or buffer name → tensor, float32 except for counters, in the order of the state dict.
     """
     generator = torch.Generator().manual_seed(seed)
     parameters: dict[str, Tensor] = {}
     fan_in = 1
+    norms = set(architecture.norms)
     with torch.no_grad():
         for name, shape in architecture.shapes.items():
             parameter = torch.empty(shape)
-            if len(shape) > 1:
+            module, _, leaf = name.rpartition(".")
+            if module in norms:
+                parameter = torch.full(shape, 1.0 if leaf in ("weight", "running_var") else 0.0)
+                if name in architecture.counters:
+                    parameter = parameter.long()
+            elif len(shape) > 1:
                 fan_in = prod(shape[1:])
                 _SCHEMES[scheme](parameter, generator=generator)
             else:

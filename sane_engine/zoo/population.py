@@ -193,6 +193,7 @@ def _assemble(spec: ZooSpec, models: Sequence[tuple[ModelPlan, Tensor, Tensor]],
     if not rows:
         raise SpecError(f"Not one of {len(models)} models trained to finite weights; lower the learning rate.")
     stacked = unflatten(torch.cat(kept), spec.architecture)
+    stacked |= {name: stacked[name].round().long() for name in spec.architecture.counters}
     return Zoo.from_stacked(
         spec.name,
         pd.DataFrame(rows),

@@ -1,7 +1,7 @@
 """Train one model the plain way: a module, ``torch.optim``, one batch after the other.
 
 The yardstick for training many side by side: the tests hold the population trainer to these weights, the benchmark
-to this speed.
+to this speed. Residual networks are trained this way, too.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from sane_engine.zoo.architectures import SmallCNN
+from sane_engine.zoo.architectures import build
 from sane_engine.zoo.datasets import Dataset
 from sane_engine.zoo.hyperparameters import ModelPlan, batch_order
 from sane_engine.zoo.initialisation import initialise
 from sane_engine.zoo.spec import ZooSpec
 
 
-def _optimiser(plan: ModelPlan, network: SmallCNN) -> torch.optim.Optimizer:
+def optimiser_of(plan: ModelPlan, network: nn.Module) -> torch.optim.Optimizer:
+    """What ``torch.optim`` has for the optimiser that a model drew."""
     rate, decay = plan.learning_rate, plan.weight_decay
     if plan.optimiser == "adam":
         return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
@@ -30,13 +31,30 @@ def _optimiser(plan: ModelPlan, network: SmallCNN) -> torch.optim.Optimizer:
     return torch.optim.SGD(network.parameters(), lr=rate, weight_decay=decay, momentum=momentum)
 
 
-def score(network: SmallCNN, images: Tensor, labels: Tensor) -> tuple[float, float]:
+def score(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
     """Accuracy and mean cross-entropy of one network."""
     network.eval()
     with torch.no_grad():
         logits = network(images)
         correct = (logits.argmax(1) == labels).float().mean()
         return float(correct), float(F.cross_entropy(logits, labels))
+
+
+def train_epoch(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    plan: ModelPlan,
+    epoch: int,
+) -> None:
+    """One pass over the training images, in the order that the model drew."""
+    network.train()
+    for index in torch.split(batch_order(plan, epoch, len(labels)), plan.batch_size):
+        optimiser.zero_grad()
+        loss = F.cross_entropy(network(images[index]), labels[index])
+        torch.autograd.backward(loss)
+        optimiser.step()
 
 
 def train_single(spec: ZooSpec, plan: ModelPlan, dataset: Dataset) -> dict[int, Mapping[str, Tensor]]:
@@ -47,19 +65,14 @@ def train_single(spec: ZooSpec, plan: ModelPlan, dataset: Dataset) -> dict[int, 
     Returns:
         Checkpoint epoch → state dict.
     """
-    network = SmallCNN(replace(spec.architecture, activation=plan.activation, dropout=plan.dropout))
+    network = build(replace(spec.architecture, activation=plan.activation, dropout=plan.dropout))
     network.load_state_dict(initialise(spec.architecture, plan.initialisation, plan.initialisation_seed))
-    optimiser = _optimiser(plan, network)
+    optimiser = optimiser_of(plan, network)
     images, labels = dataset.train_images, dataset.train_labels
     kept: dict[int, Mapping[str, Tensor]] = {}
     for epoch in range(plan.stop_epoch + 1):
         if epoch:
-            network.train()
-            for index in torch.split(batch_order(plan, epoch, len(labels)), plan.batch_size):
-                optimiser.zero_grad()
-                loss = F.cross_entropy(network(images[index]), labels[index])
-                torch.autograd.backward(loss)
-                optimiser.step()
+            train_epoch(network, optimiser, images, labels, plan, epoch)
         if epoch in spec.checkpoint_epochs:
             score(network, images, labels)
             score(network, dataset.test_images, dataset.test_labels)

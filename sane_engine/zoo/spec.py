@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from sane_engine.zoo.architecture_families import Architecture, architecture_from_json
 from sane_engine.zoo.architecture_spec import ACTIVATIONS, ArchitectureSpec, ConvSpec
+from sane_engine.zoo.resnet_spec import ResNetSpec
 from sane_engine.zoo.spec_fields import (
     Range,
     SpecError,
@@ -32,6 +34,7 @@ __all__ = [
     "ArchitectureSpec",
     "ConvSpec",
     "Range",
+    "ResNetSpec",
     "SpecError",
     "Values",
     "ZooSpec",
@@ -75,7 +78,7 @@ class ZooSpec:
     dataset: str = "digits"
     train_images: int | None = None
     scored_images: int | None = None
-    architecture: ArchitectureSpec = field(default_factory=ArchitectureSpec)
+    architecture: Architecture = field(default_factory=ArchitectureSpec)
     n_models: int = 100
     epochs: int = 25
     checkpoint_epochs: tuple[int, ...] = (1, 2, 5, 10, 15, 25)
@@ -179,8 +182,8 @@ class ZooSpec:
         values = from_mapping(cls, content)
         if "name" not in values:
             raise SpecError("A zoo needs a name.")
-        if "architecture" in values and not isinstance(values["architecture"], ArchitectureSpec):
-            values["architecture"] = ArchitectureSpec.from_json(values["architecture"])
+        if "architecture" in values and not isinstance(values["architecture"], Architecture):
+            values["architecture"] = architecture_from_json(values["architecture"])
         for name in ("checkpoint_epochs", "stop_epoch", "pruning"):
             if name in values and not isinstance(values[name], list | tuple):
                 raise SpecError(f"{name} must be a list.")

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sane_engine.zoo.architecture_families import Architecture
 from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
 
 aten: Any = torch.ops.aten
@@ -307,7 +308,7 @@ class StackedNetwork:
         return correct / len(labels), loss / len(labels)
 
 
-def unflatten(flat: Tensor, architecture: ArchitectureSpec) -> dict[str, Tensor]:
+def unflatten(flat: Tensor, architecture: Architecture) -> dict[str, Tensor]:
     """Views of ``flat`` ``[…, p]`` as named parameters ``[…, *shape]``, in the order of the state dict."""
     shapes = architecture.shapes
     parts = torch.split(flat, [prod(shape) for shape in shapes.values()], dim=-1)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.zoo.spec import ArchitectureSpec, SpecError
+from sane_engine.zoo.architecture_families import Architecture, architecture_from_json
+from sane_engine.zoo.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ class Task:
     """
 
     dataset: str
-    architecture: ArchitectureSpec
+    architecture: Architecture
     images: Tensor
     labels: Tensor
 
@@ -54,7 +55,7 @@ def task_of_zoo(zoo: Zoo) -> Task:
             "no-data-set", "The zoo does not say which images its networks learned from.", "Zoos of train-zoo do."
         )
     try:
-        architecture = ArchitectureSpec.from_json(zoo.architecture)
+        architecture = architecture_from_json(zoo.architecture)
         dataset = load_dataset(name, image_size=architecture.input_shape[1])
     except SpecError as error:
         raise Refusal("no-data-set", f"The zoo's images are not at hand: {error}", "Use another zoo.") from error

@@ -10,12 +10,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sane_engine.zoo.architecture_families import Architecture
 from sane_engine.zoo.architecture_spec import ArchitectureSpec
 from sane_engine.zoo.datasets import Dataset
 from sane_engine.zoo.hyperparameters import ModelPlan, batch_order, dropout_masks
 from sane_engine.zoo.initialisation import initialise
+from sane_engine.zoo.modules import ModuleChunk
 from sane_engine.zoo.optimisers import StackedOptimiser
 from sane_engine.zoo.pruning import prune_by_magnitude
+from sane_engine.zoo.resnet_spec import ResNetSpec
 from sane_engine.zoo.spec import ZooSpec
 from sane_engine.zoo.stacked import StackedNetwork, unflatten
 
@@ -25,6 +28,8 @@ METRICS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
 MODELS_A_CHUNK = 16
 _CHUNK_BYTES = 8 * 1024 * 1024
 _IMAGES_A_SCORE = 64
+# Trained one by one, so that this only says how often a run is saved.
+_MODULES_A_CHUNK = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,10 @@ class TrainedChunk:
     metrics: Tensor
 
 
-def models_a_chunk(architecture: ArchitectureSpec, batch_size: int) -> int:
+def models_a_chunk(architecture: Architecture, batch_size: int) -> int:
     """How many models of an architecture are best trained side by side."""
+    if isinstance(architecture, ResNetSpec):
+        return _MODULES_A_CHUNK
     channels, height, width = architecture.input_shape
     floats = 1
     for convolution in architecture.convolutions:
@@ -73,8 +80,10 @@ def chunked(plans: Sequence[ModelPlan], size: int = MODELS_A_CHUNK) -> list[list
 class _Chunk:
     """Stacked networks of one chunk with their optimiser, stepping through the training images."""
 
-    def __init__(self, spec: ZooSpec, plans: Sequence[ModelPlan], dataset: Dataset) -> None:
-        architecture, first = spec.architecture, plans[0]
+    def __init__(
+        self, architecture: ArchitectureSpec, spec: ZooSpec, plans: Sequence[ModelPlan], dataset: Dataset
+    ) -> None:
+        first = plans[0]
         self.scored = dataset.scored(spec.scored_images, spec.seed)
         self.plans, self.dataset = plans, dataset
         self.batch = min(first.batch_size, len(dataset.train_labels))
@@ -94,6 +103,11 @@ class _Chunk:
         if remainder := len(dataset.train_labels) % self.batch:
             self.rest = StackedNetwork(architecture, len(plans), remainder, activation=first.activation)
         self.scorer = StackedNetwork(architecture, len(plans), _IMAGES_A_SCORE, activation=first.activation)
+
+    @property
+    def flat(self) -> Tensor:
+        """All parameters ``[m, p]``, as they are now."""
+        return self.network.parameters
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training images, every model in its own order."""
@@ -148,6 +162,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _chunk_of(spec: ZooSpec, plans: Sequence[ModelPlan], dataset: Dataset) -> _Chunk | ModuleChunk:
+    architecture = spec.architecture
+    if isinstance(architecture, ResNetSpec):
+        return ModuleChunk(architecture, spec, plans, dataset)
+    return _Chunk(architecture, spec, plans, dataset)
+
+
 @one_thread()
 def train_chunk(
     spec: ZooSpec, plans: Sequence[ModelPlan], dataset: Dataset, *, after_epoch: Callable[[int], None]
@@ -160,7 +181,7 @@ def train_chunk(
         dataset: What to train on.
         after_epoch: Called with the number of each finished epoch; may raise to stop.
     """
-    chunk = _Chunk(spec, plans, dataset)
+    chunk = _chunk_of(spec, plans, dataset)
     parameters: list[Tensor] = []
     metrics: list[Tensor] = []
 
@@ -169,7 +190,7 @@ def train_chunk(
         metrics.append(chunk.score(state))
 
     if 0 in spec.checkpoint_epochs:
-        keep(chunk.network.parameters)
+        keep(chunk.flat)
     for epoch in range(1, spec.epochs + 1):
         # Nothing after a chunk's last checkpoint can be seen, so it is not computed.
         if epoch > plans[0].stop_epoch:
@@ -177,10 +198,10 @@ def train_chunk(
             continue
         chunk.train_epoch(epoch)
         if epoch in spec.checkpoint_epochs:
-            keep(chunk.network.parameters)
+            keep(chunk.flat)
         after_epoch(epoch)
     last = unflatten(parameters[-1], spec.architecture)
     for sparsity in spec.pruning:
         pruned = prune_by_magnitude(last, sparsity)
-        keep(torch.cat([tensor.flatten(1) for tensor in pruned.values()], dim=1))
+        keep(torch.cat([tensor.reshape(len(plans), -1) for tensor in pruned.values()], dim=1))
     return TrainedChunk(torch.stack(parameters, dim=1), torch.stack(metrics, dim=1))
