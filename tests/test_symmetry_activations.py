@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sane_engine.progress import Cancelled
 from sane_engine.symmetry import align, find_symmetry, match_activations
-from sane_engine.symmetry.families import without_signs
+from sane_engine.symmetry.restricting import without_signs
 
 
 def batch(name: str, size: int = 64) -> Tensor:

@@ -22,9 +22,9 @@ from torch.fx import Interpreter, Node
 
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.symmetry.atoms import Axis
-from sane_engine.symmetry.families import without_signs
 from sane_engine.symmetry.matching import Matcher, best_assignment
 from sane_engine.symmetry.permutations import Permutations
+from sane_engine.symmetry.restricting import without_signs
 from sane_engine.symmetry.spec import Symmetry
 from sane_engine.symmetry.tracing import ExampleInput, Reading, Untraceable, evaluating, example_tensors, read
 from sane_engine.symmetry.values import Value

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sane_engine.symmetry.families import symmetry_of_tensors, without_signs
+from sane_engine.symmetry.families import symmetry_of_tensors
+from sane_engine.symmetry.restricting import without_signs
 from sane_engine.symmetry.spec import Symmetry
 
 if TYPE_CHECKING:
