@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sane_engine.symmetry import Barrier, Movement, Symmetry
+    from sane_engine.zoo.task import Task
 
 Option = int | str
 """A row of the zoo, or the key of a dropped checkpoint."""
@@ -23,6 +24,7 @@ Option = int | str
 _SYMMETRIES: Memory[Symmetry] = Memory(32)
 _MOVEMENTS: Memory[Movement] = Memory(64)
 _BARRIERS: Memory[Barrier] = Memory(64)
+_TASKS: Memory[Task] = Memory(2)  # images of a data set may take seconds to read
 
 
 class Networks:
@@ -113,7 +115,7 @@ class Networks:
                 self.tensors(option),
                 self.tensors(reference),
                 symmetry,
-                task_of_zoo(zoo),
+                _TASKS.get(zoo.digest, lambda: task_of_zoo(zoo)),
                 activation=activation,
                 progress=progress,
             )

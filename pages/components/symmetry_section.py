@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,12 +11,13 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.barrier_chart import barrier_figure
-from pages.components.errors import explain, show_refusal
+from pages.components.errors import explain, show_failure, show_refusal
 from pages.components.networks import Networks, Option
 from pages.components.palette import palette
 from pages.components.show import one_line, show_caption, show_figure, show_table, three
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
+from sane_engine.progress import Cancelled
 
 if TYPE_CHECKING:
     from sane_engine.symmetry import Barrier, Movement, Symmetry
@@ -53,19 +55,15 @@ def symmetry_section(
         opened = st.toggle("Show", key=state.SYMMETRY, persist_state="session", help=_HELP)
     if not opened or not moving:
         return
-    with working("Symmetry") as progress:
-        chosen, other = _pair(networks, moving, reference)
-        progress(0, 3, "which neurons may change places")
-        symmetry = networks.symmetry(chosen)
-        movement = line = refusal = None
-        if not symmetry.is_trivial and other is not None:
-            progress(1, 3, "aligning")
-            try:
-                movement = networks.movement(chosen, other)
-                progress(2, 3, "walking from one to the other")
-                line = networks.barrier(chosen, other, progress=progress)
-            except Refusal as error:
-                refusal = error
+    chosen, other = _pair(networks, moving, reference)
+    try:
+        seen = _look(networks, chosen, other)
+    except Cancelled:
+        return  # the line that stands here says so and offers to resume; the rest of the page goes on
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        show_failure(error, f"aligning {networks.name(chosen)}")
+        return
+    symmetry, movement, line, refusal = seen.symmetry, seen.movement, seen.barrier, seen.refusal
     if symmetry.is_trivial:
         _unknown(symmetry)
         return
@@ -81,6 +79,36 @@ def symmetry_section(
         explain(f"No walk from one network to the other: {refusal}", refusal.hint)
     elif line is not None:
         _walk(line, networks.name(chosen), networks.name(other), name)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What there is to show of a pair, and why there is no more."""
+
+    symmetry: Symmetry
+    movement: Movement | None = None
+    barrier: Barrier | None = None
+    refusal: Refusal | None = None
+
+
+def _look(networks: Networks, chosen: Option, other: Option | None) -> _Seen:
+    with working("Symmetry") as progress:
+        progress(0, 3, "which neurons may change places")
+        symmetry = networks.symmetry(chosen)
+        if symmetry.is_trivial or other is None:
+            return _Seen(symmetry)
+        movement = None
+        try:
+            progress(1, 3, "aligning")
+            movement = networks.movement(chosen, other)
+            progress(2, 3, "walking from one to the other")
+
+            def walking(done: int, total: int, message: str, /) -> None:
+                progress(2 * total + done, 3 * total, message)
+
+            return _Seen(symmetry, movement, networks.barrier(chosen, other, progress=walking))
+        except Refusal as refusal:
+            return _Seen(symmetry, movement, refusal=refusal)
 
 
 def _pair(networks: Networks, moving: Sequence[Option], reference: Option | None) -> tuple[Option, Option | None]:

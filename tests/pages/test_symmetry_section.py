@@ -205,3 +205,25 @@ def test_two_models_of_the_embedded_zoo_are_walked_between(
     assert "(1 − t) · [m0000 · epoch 25] + t · [m0001 · epoch 25]" in said
     points = next(frame.value for frame in shown.dataframe if "loss_before" in frame.value.columns)
     assert len(points) == 25
+
+
+def test_a_stopped_alignment_leaves_the_rest_of_the_page(app: Open) -> None:
+    shown = app("layers", zoo="tiny", symmetry="1")
+    shown.session_state["stopped-Symmetry"] = True
+    shown.run()
+    assert_healthy(shown)
+    assert "Symmetry: stopped, nothing was changed." in texts(shown)
+    assert "Layers" in [heading.value for heading in shown.subheader], "the table below is still there"
+    shown.button(key="resume-Symmetry").click().run()
+    assert_healthy(shown)
+    assert metrics(shown)["Permutable neurons"] == "20"
+
+
+def test_an_error_nobody_foresaw_is_one_line(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("pages.components.networks.Networks.movement", broken)
+    shown = app("layers", zoo="tiny", symmetry="1")
+    assert_healthy(shown)
+    assert ["Something went wrong while aligning" in error.value for error in shown.error] == [True]
