@@ -86,28 +86,30 @@ def caption_and_downloads(figure: go.Figure, name: str, caption: str) -> None:
     """Under a plot: what it is made of, and the plot as one HTML file or as a picture, both made on click."""
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         show_caption(caption)
-        st.download_button(
-            "HTML",
-            _html_maker(figure, caption),
-            file_name(name, ".html"),
-            "text/html",
-            key=f"html-{name}",
-            icon=":material/download:",
-            type="tertiary",
-            on_click="ignore",
-            help="The interactive plot as one file that opens offline.",
-        )
-        st.download_button(
-            "PNG",
-            _png_maker(figure, caption),
-            file_name(name, ".png"),
-            "image/png",
-            key=f"png-{name}",
-            icon=":material/image:",
-            type="tertiary",
-            on_click="ignore",
-            help="Made by the Chromium of this machine; without one, use the camera above the plot.",
-        )
+        # Both buttons in one box: they go to the next line together.
+        with st.container(horizontal=True, gap="small", width="content"):
+            st.download_button(
+                "HTML",
+                _html_maker(figure, caption),
+                file_name(name, ".html"),
+                "text/html",
+                key=f"html-{name}",
+                icon=":material/download:",
+                type="tertiary",
+                on_click="ignore",
+                help="The interactive plot as one file that opens offline.",
+            )
+            st.download_button(
+                "PNG",
+                _png_maker(figure, caption),
+                file_name(name, ".png"),
+                "image/png",
+                key=f"png-{name}",
+                icon=":material/image:",
+                type="tertiary",
+                on_click="ignore",
+                help="Made by the Chromium of this machine; without one, use the camera above the plot.",
+            )
 
 
 def show_figure(figure: go.Figure, name: str, caption: str, *, height: int | None = None, alt: str) -> None:
