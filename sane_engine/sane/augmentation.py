@@ -30,6 +30,9 @@ class View:
         weight: How much each entry counts in the reconstruction loss: ``[b, n, d]``, 0 at padding.
         positions: ``[b, n, 3]``.
         permutations: Those that are known to keep what these networks compute; of the whole sequence.
+        group: Which of the training set's layouts these models have.
+        summaries: Of each layer of the models as they were, standardised: ``[b, L, s]``.
+        targets: What the auxiliary head is to predict, standardised: ``[b, k]``.
     """
 
     tokens: Tensor
@@ -38,6 +41,9 @@ class View:
     weight: Tensor
     positions: Tensor
     permutations: TokenPermutations | None = None
+    group: int = 0
+    summaries: Tensor | None = None
+    targets: Tensor | None = None
 
 
 class Augmentation(Protocol):
@@ -69,8 +75,16 @@ class RandomWindow:
         def cut(x: Tensor) -> Tensor:
             return x.gather(1, index.expand(-1, -1, x.shape[-1]))
 
-        # What is left of a network in a window cannot be permuted.
-        return View(cut(view.tokens), cut(view.target), cut(view.mask), cut(view.weight), cut(view.positions))
+        return replace(
+            view,
+            tokens=cut(view.tokens),
+            target=cut(view.target),
+            mask=cut(view.mask),
+            weight=cut(view.weight),
+            positions=cut(view.positions),
+            # What a window leaves of a network cannot be permuted.
+            permutations=None,
+        )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ class SaneConfig:
         temperature: Temperature of the contrastive loss.
         align: Bring the models of a layout whose symmetry is known into one order of their hidden units first, in
             training and whenever the encoder is used.
+        scale_features: Show the encoder, beside each token, how large its weights are.
+        summary_weight: Share of the loss that the reconstruction of *summary tokens* adds: one a layer, which hold
+            its statistics and singular values and go through the encoder with the others. 0 leaves them out.
+        auxiliary_weight: Share of the loss that a linear head adds, which predicts the same statistics, and where
+            the architecture is known what the network does with noise, from the layers' mean latents. 0 is none.
         loss_normalisation: What counts the same in the reconstruction loss: every weight (``"entry"``), every
             token (``"token"``), or every layer (``"layer"``).
         noise: Standard deviation of the multiplicative noise of a view; 0 is none.
@@ -70,6 +75,9 @@ class SaneConfig:
     max_wavelength: float = 40_000.0
     projection: int = 32
     align: bool = True
+    scale_features: bool = False
+    summary_weight: float = 0.0
+    auxiliary_weight: float = 0.0
     gamma: float = 0.05
     temperature: float = 0.1
     loss_normalisation: LossNormalisation = "token"
@@ -108,11 +116,12 @@ class SaneConfig:
         for name in ("temperature", "learning_rate", "clip_norm", "max_wavelength"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive")
-        for name in ("noise", "jitter", "weight_decay"):
+        for name in ("noise", "jitter", "weight_decay", "summary_weight", "auxiliary_weight"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
-        if not isinstance(self.align, bool):
-            raise ValueError(f"align is {self.align!r}; it must be true or false")
+        for name in ("align", "scale_features"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         for name, options in (("loss_normalisation", LossNormalisation), ("permuted_views", PermutedViews)):
             if (value := getattr(self, name)) not in get_args(options):
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(options))}")

@@ -12,8 +12,10 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sane.embeddings import Embeddings
+from sane_engine.sane.layer_summaries import summarise
 from sane_engine.sane.model import Sane
 from sane_engine.sane.pooling import Pooled, Selection, pool, select_tokens
+from sane_engine.sane.summary_tokens import encode_windows, layer_places
 from sane_engine.sane.training_set import Rows, chunk_length
 from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.tokens import Layout, TokenBatch, layout_of, tokenize_batch
@@ -79,6 +81,7 @@ def embed(
     pooled: dict[int, Pooled] = {}
     layouts: dict[int, Layout] = {}
     kept: dict[int, Tensor] = {}
+    summaries: dict[int, Tensor] = {}
     notes: dict[str, int] = {}
     done = 0
     for rows, batch in batches:
@@ -91,18 +94,20 @@ def embed(
             stop_if(cancelled)
             progress(ticks + int(tokens * share), total * TICKS, "embedding")
 
-        latents = _encode(encoder, batch, selection, window, halo, batch_size, between)
+        latents, beside = _encode(encoder, batch, selection, window, halo, batch_size, between)
         means_and_stds = pool(latents, selection)
         for i, row in enumerate(rows.tolist()):
             pooled[row], layouts[row] = means_and_stds[i], batch.layout
             if keep_tokens or (keep_tokens is None and total * latents[i].numel() <= FEW_LATENTS):
                 kept[row] = latents[i]
+            if beside is not None:
+                summaries[row] = beside[i]
         _take_note(notes, encoder, batch.layout, selection, len(rows))
         done += len(rows)
         progress(done * TICKS, total * TICKS, "embedding")
     if keep_tokens is None and (len(kept) < len(pooled) or len(set(layouts.values())) > 1):
         kept = {}
-    return _collect(encoder, zoo_digest, pooled, layouts, kept, notes)
+    return _collect(encoder, zoo_digest, pooled, layouts, kept, summaries, notes)
 
 
 def rescaled_positions(positions: Tensor, position_range: tuple[float, float, float]) -> Tensor:
@@ -153,8 +158,8 @@ def _encode(
     halo: int | None,
     batch_size: int,
     between: Callable[[int], None],
-) -> Tensor:
-    """Latents ``[m, n, z]`` of the selected tokens of a batch, on the CPU."""
+) -> tuple[Tensor, Tensor | None]:
+    """Latents ``[m, n, z]`` of the selected tokens of a batch, and ``[m, L, z]`` of summary tokens, on the CPU."""
     tokens, _ = encoder.normalizer.normalise(batch.tokens, batch.layout)
     device, was_training = encoder.device, encoder.training
     encoder.eval()
@@ -162,15 +167,17 @@ def _encode(
     def window_latents(inputs: Tensor, positions: Tensor) -> Tensor:
         return encoder.encode(inputs.to(device), positions.to(device)).float().cpu()
 
+    tokens = tokens[:, selection.index] if selection.subsampled else tokens
+    every = positions_for(encoder, batch.layout)
+    positions, plan = every[selection.index], plan_windows(len(selection.index), window, halo)
     try:
-        return map_windows(
-            window_latents,
-            tokens[:, selection.index] if selection.subsampled else tokens,
-            positions_for(encoder, batch.layout)[selection.index],
-            plan_windows(len(selection.index), window, halo),
-            batch_size=batch_size,
-            between=between,
-        )
+        if encoder.has_summaries:
+            summaries = encoder.summary_scale.apply(summarise(batch), batch.layout)
+            places = layer_places(batch.layout, every)
+            return encode_windows(
+                encoder, tokens, positions, summaries, places, plan, batch_size=batch_size, between=between
+            )
+        return map_windows(window_latents, tokens, positions, plan, batch_size=batch_size, between=between), None
     finally:
         encoder.train(was_training)
 
@@ -246,6 +253,7 @@ def _collect(
     pooled: dict[int, Pooled],
     layouts: dict[int, Layout],
     kept: dict[int, Tensor],
+    summaries: dict[int, Tensor],
     notes: dict[str, int],
 ) -> Embeddings:
     m = len(pooled)
@@ -253,6 +261,10 @@ def _collect(
     layers = np.full((m, counts.max(), 2 * encoder.config.latent), np.nan, dtype=np.float32)
     for i in range(m):
         layers[i, : counts[i]] = pooled[i].layers
+    summary = np.full((m, counts.max(), encoder.config.latent), np.nan, dtype=np.float32) if summaries else None
+    if summary is not None:
+        for i in range(m):
+            summary[i, : counts[i]] = summaries[i].numpy()
     if kept and len(set(layouts.values())) > 1:
         raise ValueError("keep_tokens needs models that share a layout")
     names = tuple(layouts[i].layer_names for i in range(m))
@@ -262,6 +274,7 @@ def _collect(
         layer_count=counts,
         layer_names=names[:1] if len(set(names)) == 1 else names,
         foreign=np.array([not encoder.normalizer.knows(layouts[i]) for i in range(m)]),
+        summaries=summary,
         tokens=torch.stack([kept[i] for i in range(m)]).numpy() if kept else None,
         encoder_digest=encoder.digest,
         zoo_digest=zoo_digest,

@@ -33,6 +33,7 @@ class Embeddings:
         layer_count: ``[m]``: how many layers each model has.
         layer_names: One tuple of names for each model, or a single one that all share.
         foreign: ``[m]``: whether the encoder was trained on another layout than this model's.
+        summaries: ``[m, L, z]``: latents of the layers' summary tokens, where the encoder has them; NaN likewise.
         tokens: ``[m, n, z]``: the latents themselves, where they were asked for and all models share a layout.
         encoder_digest: Which encoder.
         zoo_digest: Which zoo; empty when the models came from no zoo.
@@ -45,6 +46,7 @@ class Embeddings:
     layer_names: tuple[tuple[str, ...], ...]
     foreign: npt.NDArray[np.bool_]
     tokens: Floats | None = None
+    summaries: Floats | None = None
     encoder_digest: str = ""
     zoo_digest: str = ""
     notes: tuple[str, ...] = ()
@@ -75,6 +77,21 @@ class Embeddings:
         if len(self) and (self.layer_count != self.layers.shape[1]).any():
             raise ValueError("the models differ in their layers: compare them by their model vectors")
         return self.layers.reshape(len(self), -1)
+
+    @property
+    def predictive(self) -> Floats:
+        """``[m, k]``: the vector to predict properties of models from.
+
+        Of an encoder with summary tokens, the mean latent of each layer and the latent of its summary; else
+        :attr:`layerwise`.
+
+        Raises:
+            ValueError: The models differ in their number of layers.
+        """
+        if self.summaries is None:
+            return self.layerwise
+        means = self.layerwise.reshape(len(self), self.layers.shape[1], -1)[..., : self.layers.shape[2] // 2]
+        return np.concatenate((means, self.summaries), axis=2).reshape(len(self), -1)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically; what is no array goes into its metadata."""

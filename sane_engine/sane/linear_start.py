@@ -42,6 +42,7 @@ def _carry(stack: Stack, matrix: Tensor) -> None:
     stack.leave.weight.copy_(matrix @ inward.T)
     beside = torch.eye(len(inward), dtype=torch.float64) - inward @ inward.T
     writers: list[nn.Linear] = [stack.positions.out]
+    writers += [port for port in (stack.enter_scale, stack.enter_summary) if port is not None]
     for module in stack.modules():
         if isinstance(module, Block):
             writers += [module.attention_out, module.feedforward_out]

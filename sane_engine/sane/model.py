@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.layer_summaries import SUMMARY, SummaryScale
 from sane_engine.sane.normalisation import Normalizer
+from sane_engine.sane.scale_features import SCALE_FEATURES, scale_features
 
 COMPUTED_FROM = (
     "token_size", "latent", "d_model", "layers", "heads", "feedforward", "window", "halo", "position_features",
@@ -75,20 +77,35 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Linear in, positions added, transformer blocks, linear out.
 
+    An encoder may have two more ways in: for the scale of each token, and for summary tokens, which come last.
+
     The residual stream goes out without a last norm: a linear map of the token, which is what per-token PCA is,
     stays within reach, and the blocks learn what is to be gained beyond it.
     """
 
-    def __init__(self, config: SaneConfig, inputs: int, outputs: int) -> None:
+    def __init__(
+        self, config: SaneConfig, inputs: int, outputs: int, *, scale: bool = False, summaries: bool = False
+    ) -> None:
         super().__init__()
         self.enter = nn.Linear(inputs, config.d_model)
+        self.enter_scale = nn.Linear(SCALE_FEATURES, config.d_model) if scale else None
+        self.enter_summary = nn.Linear(SUMMARY, config.d_model) if summaries else None
         self.positions = PositionEncoding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.leave = nn.Linear(config.d_model, outputs)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """Map ``[b, n, inputs]`` to ``[b, n, outputs]``."""
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, summaries: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Map ``[b, n, inputs]``, and summaries ``[b, L, s]`` with their positions, to ``[b, n + L, outputs]``."""
+        scale = None if self.enter_scale is None else self.enter_scale(scale_features(x))
         x = self.enter(x) + self.positions(positions)
+        if scale is not None:
+            x = x + scale
+        if summaries is not None and self.enter_summary is not None:
+            values, places = summaries
+            x = torch.cat((x, self.enter_summary(values) + self.positions(places)), dim=1)
+            mask = None if mask is None else F.pad(mask, (0, values.shape[1]), value=True)
         attend = None if mask is None else mask[:, None, None, :]
         for block in self.blocks:
             x = block(x, attend)
@@ -107,6 +124,7 @@ class Sane(nn.Module):
         normalizer: Mean and standard deviation of every tensor of the layouts it was trained on.
         aligner: Reference networks of the layouts whose models are aligned before they are tokenised.
         position_range: Largest (token, layer, place in the layer) in training; other networks are rescaled to it.
+        summary_scale: Mean and standard deviation of the layers' summaries, where it has summary tokens.
         provenance: Zoo, history and versions of its training; plain JSON values.
     """
 
@@ -117,6 +135,7 @@ class Sane(nn.Module):
         normalizer: Normalizer | None = None,
         aligner: Aligner | None = None,
         position_range: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        summary_scale: SummaryScale | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -124,13 +143,22 @@ class Sane(nn.Module):
         self.normalizer = normalizer if normalizer is not None else Normalizer({})
         self.aligner = aligner if aligner is not None else Aligner()
         self.position_range = position_range
+        self.summary_scale = summary_scale if summary_scale is not None else SummaryScale()
         self.provenance: dict[str, Any] = dict(provenance or {})
         # Built without storage and filled from a generator of its own: the global random state is not touched.
         with torch.device("meta"):
-            self.encoder = Stack(config, config.token_size, config.latent)
+            self.encoder = Stack(
+                config,
+                config.token_size,
+                config.latent,
+                scale=config.scale_features,
+                summaries=config.summary_weight > 0,
+            )
             self.decoder = Stack(config, config.latent, config.token_size)
             self.projection_hidden = nn.Linear(config.latent, config.d_model)
             self.projection_out = nn.Linear(config.d_model, config.projection)
+            if config.summary_weight > 0:
+                self.summary_out = nn.Linear(config.latent, SUMMARY)
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
 
@@ -169,6 +197,34 @@ class Sane(nn.Module):
         self._check(tokens, positions, self.config.token_size, "tokens")
         latents: Tensor = self.encoder(tokens, positions, mask)
         return latents
+
+    def encode_with_summaries(
+        self, tokens: Tensor, positions: Tensor, summaries: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of one window of standardised tokens, and of the summary tokens of all layers.
+
+        Args:
+            tokens: ``[b, n, token_size]``.
+            positions: ``[n, 3]`` shared, or ``[b, n, 3]``.
+            summaries: Standardised, ``[b, L, SUMMARY]``.
+            places: Positions of the summary tokens, ``[L, 3]``.
+
+        Returns:
+            ``[b, n, latent]`` and ``[b, L, latent]``.
+
+        Raises:
+            ValueError: The encoder was trained without summary tokens, or the shapes do not fit.
+        """
+        if not self.has_summaries:
+            raise ValueError("this encoder was trained without summary tokens")
+        self._check(tokens, positions, self.config.token_size, "tokens")
+        latents: Tensor = self.encoder(tokens, positions, None, (summaries, places))
+        return latents[:, : tokens.shape[1]], latents[:, tokens.shape[1] :]
+
+    @property
+    def has_summaries(self) -> bool:
+        """Whether it takes summary tokens."""
+        return self.config.summary_weight > 0
 
     def decode(self, z: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         """Standardised tokens ``[b, n, token_size]`` from latents ``[b, n, latent]``.
@@ -218,7 +274,8 @@ class Sane(nn.Module):
         state.update(json.dumps([float(limit) for limit in self.position_range]).encode())
         for key, symmetry in sorted(self.aligner.symmetries().items()):
             state.update(f"{key} {symmetry}".encode())
-        tensors = {**self.state_dict(), **self.normalizer.state(), **self.aligner.state()}
+        beside = {**self.normalizer.state(), **self.aligner.state(), **self.summary_scale.state()}
+        tensors = {**self.state_dict(), **beside}
         for name, tensor in sorted(tensors.items()):
             state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             state.update(tensor.detach().cpu().contiguous().numpy().tobytes())

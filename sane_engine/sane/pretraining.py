@@ -20,11 +20,13 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Cancelled, Progress, no_progress, stop_if
 from sane_engine.sane.alignment import Aligner, fit_aligner, symmetries_of
 from sane_engine.sane.augmentation import RandomWindow, View, views
+from sane_engine.sane.auxiliary import AuxiliaryHead
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
 from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
+from sane_engine.sane.summary_tokens import layer_places
 from sane_engine.sane.training_set import TrainingSet, rows_of_split, step_seed
 from sane_engine.workspace import atomic_file
 
@@ -80,7 +82,13 @@ def pretrain(
         fit_aligner(zoo, rows, config.token_size, symmetries, cancelled=cancelled) if config.align else Aligner()
     )
     training = TrainingSet(zoo, rows, config, aligner=aligner, symmetries=symmetries, cancelled=cancelled)
-    model = Sane(config, normalizer=training.normalizer, aligner=aligner, position_range=training.position_range)
+    model = Sane(
+        config,
+        normalizer=training.normalizer,
+        aligner=aligner,
+        summary_scale=training.summary_scale,
+        position_range=training.position_range,
+    )
     start_from_principal_components(model, training.second_moment())
     run = _Run(model, training, _validation_views(zoo, config, training, aligner), device)
     if folder is not None and (folder / STATE_FILE).exists():
@@ -134,9 +142,17 @@ class _Run:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.config = model.config
+        self._head = None
+        if self.config.auxiliary_weight > 0:
+            head = AuxiliaryHead(training, self.config.latent, step_seed(self.config.seed, 6))
+            self._head = head.to(self.device)
+        self._parts = nn.ModuleDict(
+            {"model": model} if self._head is None else {"model": model, "head": self._head}
+        )
+        self._places = [layer_places(group.layout).to(self.device) for group in training.groups]
         self._training, self._validation = training, validation
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
+        matrices = [p for p in self._parts.parameters() if p.ndim > 1]
+        others = [p for p in self._parts.parameters() if p.ndim <= 1]
         self._optimiser = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": self.config.weight_decay},
@@ -158,11 +174,11 @@ class _Run:
             group["lr"] = learning_rate(self.step, config)
         self.model.train()
         with self._random_state(), self._precision():
-            reconstruction, contrast = self._losses(seen)
-        loss = (1.0 - config.gamma) * reconstruction + config.gamma * contrast
+            reconstruction, contrast, beside = self._losses(seen)
+        loss = (1.0 - config.gamma) * reconstruction + config.gamma * contrast + beside
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch gives Tensor.backward no types
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(self._parts.parameters(), config.clip_norm)
         self._optimiser.step()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -177,19 +193,37 @@ class _Run:
             self._record()
         return value
 
-    def _losses(self, views: list[View]) -> tuple[Tensor, Tensor]:
-        """Reconstruction of the clean target from each view, and contrast between the two."""
+    def _losses(self, views: list[View]) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction of the clean target from each view, contrast between the two, and what stands beside."""
         projections = []
-        reconstruction = torch.zeros((), device=self.device)
+        reconstruction = beside = torch.zeros((), device=self.device)
         for view in views:
             positions = view.positions.to(self.device)
-            _, output, projected = self.model(view.tokens.to(self.device), positions)
-            projections.append(projected)
+            latents, output, extra = self._through(view, positions)
+            if len(views) > 1:
+                projections.append(self.model.project(latents))
             target, weight = view.target.to(self.device), view.weight.to(self.device)
             reconstruction = reconstruction + masked_mean_squared_error(output.float(), target, weight) / len(views)
+            beside = beside + extra / len(views)
+            if self._head is not None and view.targets is not None:
+                layer, wanted = positions[..., 1].long(), view.targets.to(self.device)
+                missed = self._head.loss(view.group, latents.float(), layer, wanted)
+                beside = beside + self.config.auxiliary_weight * missed / len(views)
         if len(views) < 2:
-            return reconstruction, torch.zeros((), device=self.device)
-        return reconstruction, nt_xent(projections[0], projections[1], self.config.temperature)
+            return reconstruction, torch.zeros((), device=self.device), beside
+        return reconstruction, nt_xent(projections[0], projections[1], self.config.temperature), beside
+
+    def _through(self, view: View, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of the tokens, their reconstruction, and the weighted loss of the summary tokens, if any."""
+        tokens = view.tokens.to(self.device)
+        if view.summaries is None or not self.model.has_summaries:
+            latents = self.model.encode(tokens, positions)
+            return latents, self.model.decode(latents, positions), torch.zeros((), device=self.device)
+        summaries = view.summaries.to(self.device)
+        places = self._places[view.group]
+        latents, summary_latents = self.model.encode_with_summaries(tokens, positions, summaries, places)
+        missed = (self.model.summary_out(summary_latents).float() - summaries).square().mean()
+        return latents, self.model.decode(latents, positions), self.config.summary_weight * missed
 
     def _record(self) -> None:
         count, reconstruction, contrast = self._sum.tolist()
@@ -211,7 +245,7 @@ class _Run:
         error = total = 0.0
         for view in self._validation:
             with self._precision():
-                _, output, _ = self.model(view.tokens.to(self.device), view.positions.to(self.device))
+                _, output, _ = self._through(view, view.positions.to(self.device))
             target, mask = view.target.to(self.device), view.mask.to(self.device)
             error += float(((output.float() - target).square() * mask).sum())
             total += float((target.square() * mask).sum())
@@ -230,7 +264,7 @@ class _Run:
 
     def keep(self, path: Path, zoo_digest: str) -> None:
         """Write what :meth:`restore` needs, in one file."""
-        tensors = {f"model.{name}": tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        tensors = {name: tensor.detach().cpu() for name, tensor in self._parts.state_dict().items()}
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors.update({f"moment.{number}.{name}": tensor.cpu() for name, tensor in state.items()})
         metadata = {
@@ -254,9 +288,7 @@ class _Run:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if metadata["config"] != self.config.to_json() or metadata["zoo_digest"] != zoo_digest:
             raise _other_run(path.parent)
-        self.model.load_state_dict(
-            {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-        )
+        self._parts.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("moment.")})
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("moment."):
@@ -285,7 +317,9 @@ def _validation_views(
     if not len(rows):
         return []
     rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)]
-    held_out = TrainingSet(zoo, rows, config, normalizer=training.normalizer, aligner=aligner)
+    held_out = TrainingSet(
+        zoo, rows, config, normalizer=training.normalizer, aligner=aligner, summary_scale=training.summary_scale
+    )
     window, generator = RandomWindow(config.window), torch.Generator().manual_seed(step_seed(config.seed, 4))
     views = []
     for number, group in enumerate(held_out.groups):

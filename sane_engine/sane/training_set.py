@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.augmentation import View
 from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.layer_summaries import SummaryScale, fit_scale, fit_summary_scale, summarise
 from sane_engine.sane.loss import entry_weights
+from sane_engine.sane.noise_behaviour import noise_behaviour
 from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, structure
 from sane_engine.sane.token_permutations import TokenPermutations, draw_permutations
 from sane_engine.tokens import Layout, TokenBatch, tokenize_batch
@@ -77,6 +79,8 @@ class Group:
     weight: Tensor
     tokens: Tensor | None
     permutations: TokenPermutations | None
+    summaries: Tensor | None
+    targets: Tensor | None
 
 
 class TrainingSet:
@@ -84,6 +88,7 @@ class TrainingSet:
 
     Attributes:
         normalizer: Fitted on these rows (aligned, where there is a reference), or the one that was given.
+        summary_scale: What standardises the summaries, fitted on these rows or given.
         position_range: Largest position of any of the layouts.
         batches_per_epoch: Minibatches until every row has been seen.
     """
@@ -96,6 +101,7 @@ class TrainingSet:
         *,
         normalizer: Normalizer | None = None,
         aligner: Aligner | None = None,
+        summary_scale: SummaryScale | None = None,
         symmetries: Mapping[str, Symmetry] | None = None,
         cancelled: CancelCheck | None = None,
     ) -> None:
@@ -127,12 +133,32 @@ class TrainingSet:
             if config.permute > 0 and symmetries and key in symmetries:
                 generator = torch.Generator().manual_seed(step_seed(config.seed, 5, len(self.groups)))
                 permutations = draw_permutations(symmetries[key], layout, fitted, generator)
-            self.groups.append(Group(own, layout, fitted, weight, tokens, permutations))
+            summaries = None
+            if config.summary_weight > 0 or config.auxiliary_weight > 0:
+                summaries = torch.cat([summarise(b) for b in self._batches(chunks, cancelled)])
+            self.groups.append(Group(own, layout, fitted, weight, tokens, permutations, summaries, None))
         self.normalizer = normalizer or Normalizer(statistics)
+        self.summary_scale = self._standardise_summaries(summary_scale)
         self.position_range = (float(limits[0]), float(limits[1]), float(limits[2]))
         self._sizes = [max(1, len(group.rows) // config.batch_size) for group in self.groups]
         self.batches_per_epoch = sum(self._sizes)
         self._order: tuple[int, list[tuple[int, Any]]] | None = None
+
+    def _standardise_summaries(self, scale: SummaryScale | None) -> SummaryScale:
+        found = [(structure(g.layout), g.summaries) for g in self.groups if g.summaries is not None]
+        if not found:
+            return SummaryScale()
+        scale = scale or fit_summary_scale(found)
+        for number, group in enumerate(self.groups):
+            assert group.summaries is not None
+            summaries = scale.apply(group.summaries, group.layout)
+            targets = None
+            if self._config.auxiliary_weight > 0:
+                behaviour = noise_behaviour(self._zoo, group.rows)
+                beside = [] if behaviour is None else [fit_scale(behaviour).apply(behaviour)]
+                targets = torch.cat((summaries.flatten(1), *beside), dim=1)
+            self.groups[number] = replace(group, summaries=summaries, targets=targets)
+        return scale
 
     def _batches(self, chunks: list[Rows], cancelled: CancelCheck | None) -> Any:
         for chunk in chunks:
@@ -183,4 +209,7 @@ class TrainingSet:
             group.weight.expand(shape),
             group.layout.positions().float().expand(shape[0], -1, -1),
             group.permutations,
+            number,
+            None if group.summaries is None else group.summaries[torch.from_numpy(members)],
+            None if group.targets is None else group.targets[torch.from_numpy(members)],
         )
