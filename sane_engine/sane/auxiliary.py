@@ -1,7 +1,8 @@
-"""A linear head that predicts, from the mean latent of each layer, numbers computed from the weights themselves.
+"""A linear head that predicts, from what predictions are made of, numbers computed from the weights themselves.
 
-It is thrown away after training. What it leaves behind is latents whose means over a layer tell linearly how large
-its weights are, what its singular values are, and what the network does with noise: no labels are used.
+It sees the mean latent of each layer and the latents of the summary tokens, and is thrown away after training. What
+it leaves behind is latents that tell linearly how large the weights are, what their singular values are, and what
+the network does with noise: no labels are used.
 """
 
 from __future__ import annotations
@@ -30,16 +31,22 @@ def layer_means(latents: Tensor, layer: Tensor, count: int) -> Tensor:
 
 
 class AuxiliaryHead(nn.Module):
-    """One linear map for each layout of a training set: all layers' means to all targets."""
+    """One linear map for each layout of a training set: the latents of all layers to all targets.
 
-    def __init__(self, training: TrainingSet, latent: int, seed: int) -> None:
+    Args:
+        training: Its layouts and targets.
+        width: Latent numbers a layer: those of its mean, and of its summary token where there is one.
+        seed: Fixes the first weights.
+    """
+
+    def __init__(self, training: TrainingSet, width: int, seed: int) -> None:
         super().__init__()
         self.layers = [len(group.layout.layers) for group in training.groups]
         sizes = [0 if group.targets is None else group.targets.shape[1] for group in training.groups]
         generator = torch.Generator().manual_seed(seed)
         with torch.device("meta"):
             self.maps = nn.ModuleList(
-                nn.Linear(latent * layers, size) for layers, size in zip(self.layers, sizes, strict=True)
+                nn.Linear(width * layers, size) for layers, size in zip(self.layers, sizes, strict=True)
             )
         self.to_empty(device="cpu")
         with torch.no_grad():
@@ -48,7 +55,9 @@ class AuxiliaryHead(nn.Module):
                 nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5, generator=generator)
                 nn.init.zeros_(linear.bias)
 
-    def loss(self, group: int, latents: Tensor, layer: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error of the targets ``[b, k]`` of one layout's models."""
-        predicted: Tensor = self.maps[group](layer_means(latents, layer, self.layers[group]).flatten(1))
+    def loss(self, group: int, latents: Tensor, layer: Tensor, summaries: Tensor | None, targets: Tensor) -> Tensor:
+        """Mean squared error of the targets ``[b, k]`` of models of one layout; see :func:`layer_means`."""
+        means = layer_means(latents, layer, self.layers[group])
+        seen = means if summaries is None else torch.cat((means, summaries), dim=2)
+        predicted: Tensor = self.maps[group](seen.flatten(1))
         return (predicted - targets).square().mean()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sane_engine.sane.normalisation import structure
+from sane_engine.sane.path_summaries import PATHS, path_summaries
 
 if TYPE_CHECKING:
     from sane_engine.tokens import LayerSlot, Layout, TokenBatch
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 SPECTRUM = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 NORMS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SUMMARY = 5 + len(QUANTILES) + len(SPECTRUM) + 2 + 2 * len(NORMS) + 4
+STATISTICS = 5 + len(QUANTILES) + len(SPECTRUM) + 2 + 2 * len(NORMS) + 4
+"""Numbers of a layer for itself."""
+
+SUMMARY = STATISTICS + PATHS
 """Numbers a layer."""
 
 LARGEST_SPECTRUM = 2048
@@ -35,11 +39,12 @@ def summarise(batch: TokenBatch) -> Tensor:
     """Summaries of each layer of each model: float32 ``[m, L, SUMMARY]``, not standardised; NaN where unknown.
 
     Of a layer's matrix ``[output channels, fan-in]``: log root mean square; relative to it the mean, the mean
-    absolute value, the log maximum, the mean row and quantiles; quantiles of log singular values, log nuclear norm over
+    absolute value, the log maximum, the mean row and quantiles; quantiles of log singular values, log nuclear over
     Frobenius norm, log stable rank; quantiles of the log norms of rows and of columns. Of its companions (bias,
-    norm): mean, standard deviation, log root mean square, log maximum.
+    norm): mean, standard deviation, log root mean square, log maximum. Then what :func:`path_summaries` tells.
     """
-    return torch.stack([_layer(batch.tokens, batch.layout, layer) for layer in batch.layout.layers], dim=1).float()
+    alone = torch.stack([_layer(batch.tokens, batch.layout, layer) for layer in batch.layout.layers], dim=1)
+    return torch.cat((alone, path_summaries(batch)), dim=2).float()
 
 
 def _layer(tokens: Tensor, layout: Layout, layer: LayerSlot) -> Tensor:
@@ -108,9 +113,10 @@ class Scale:
 
 
 def fit_scale(values: Tensor) -> Scale:
-    """Mean and standard deviation over the first axis of ``[m, …]``."""
-    std = values.std(dim=0, correction=0)
-    return Scale(values.mean(dim=0), torch.where(std > 1e-6, std, torch.ones_like(std)))
+    """Mean and standard deviation over the first axis of ``[m, …]``, without what is unknown."""
+    mean = values.nanmean(dim=0).nan_to_num(0.0)
+    std = (values - mean).square().nanmean(dim=0).sqrt()
+    return Scale(mean, torch.where(std > 1e-6, std, torch.ones_like(std)))
 
 
 class SummaryScale:

@@ -14,6 +14,7 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from sane_engine.zoo.architectures import ACTIVATION_FUNCTIONS, SmallCNN, as_architecture, build
+from sane_engine.zoo.spec import SpecError
 
 if TYPE_CHECKING:
     from sane_engine.sane.training_set import Rows
@@ -35,9 +36,10 @@ def noise_behaviour(zoo: Zoo, rows: Rows) -> Tensor | None:
     shares that are saturated and negative, the log path norm up to there. Of the outputs: quantiles, mean and
     spread of their entropy, the mean largest probability and margin, how often the commonest class wins.
     """
-    if zoo.architecture is None:
+    try:
+        architecture = as_architecture(zoo.architecture or {})
+    except (SpecError, TypeError, ValueError):
         return None
-    architecture = as_architecture(zoo.architecture)
     if {p.name: p.shape for p in zoo.signature(int(rows[0]))} != dict(architecture.shapes):
         return None
     network = build(architecture)

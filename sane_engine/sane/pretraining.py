@@ -144,7 +144,8 @@ class _Run:
         self.config = model.config
         self._head = None
         if self.config.auxiliary_weight > 0:
-            head = AuxiliaryHead(training, self.config.latent, step_seed(self.config.seed, 6))
+            width = self.config.latent * (2 if model.has_summaries else 1)
+            head = AuxiliaryHead(training, width, step_seed(self.config.seed, 6))
             self._head = head.to(self.device)
         self._parts = nn.ModuleDict(
             {"model": model} if self._head is None else {"model": model, "head": self._head}
@@ -199,31 +200,33 @@ class _Run:
         reconstruction = beside = torch.zeros((), device=self.device)
         for view in views:
             positions = view.positions.to(self.device)
-            latents, output, extra = self._through(view, positions)
+            latents, summary_latents, output = self._through(view, positions)
             if len(views) > 1:
                 projections.append(self.model.project(latents))
             target, weight = view.target.to(self.device), view.weight.to(self.device)
             reconstruction = reconstruction + masked_mean_squared_error(output.float(), target, weight) / len(views)
-            beside = beside + extra / len(views)
+            if summary_latents is not None and view.summaries is not None:
+                found = self.model.summary_out(summary_latents).float()
+                missed = (found - view.summaries.to(self.device)).square().mean()
+                beside = beside + self.config.summary_weight * missed / len(views)
             if self._head is not None and view.targets is not None:
                 layer, wanted = positions[..., 1].long(), view.targets.to(self.device)
-                missed = self._head.loss(view.group, latents.float(), layer, wanted)
+                missed = self._head.loss(view.group, latents, layer, summary_latents, wanted)
                 beside = beside + self.config.auxiliary_weight * missed / len(views)
         if len(views) < 2:
             return reconstruction, torch.zeros((), device=self.device), beside
         return reconstruction, nt_xent(projections[0], projections[1], self.config.temperature), beside
 
-    def _through(self, view: View, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents of the tokens, their reconstruction, and the weighted loss of the summary tokens, if any."""
+    def _through(self, view: View, positions: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Latents of the tokens, those of the summary tokens if there are any, and the reconstruction."""
         tokens = view.tokens.to(self.device)
-        if view.summaries is None or not self.model.has_summaries:
+        summary_latents: Tensor | None = None
+        if view.summaries is not None and self.model.has_summaries:
+            summaries, places = view.summaries.to(self.device), self._places[view.group]
+            latents, summary_latents = self.model.encode_with_summaries(tokens, positions, summaries, places)
+        else:
             latents = self.model.encode(tokens, positions)
-            return latents, self.model.decode(latents, positions), torch.zeros((), device=self.device)
-        summaries = view.summaries.to(self.device)
-        places = self._places[view.group]
-        latents, summary_latents = self.model.encode_with_summaries(tokens, positions, summaries, places)
-        missed = (self.model.summary_out(summary_latents).float() - summaries).square().mean()
-        return latents, self.model.decode(latents, positions), self.config.summary_weight * missed
+        return latents, summary_latents, self.model.decode(latents, positions)
 
     def _record(self) -> None:
         count, reconstruction, contrast = self._sum.tolist()
@@ -245,7 +248,7 @@ class _Run:
         error = total = 0.0
         for view in self._validation:
             with self._precision():
-                _, output, _ = self._through(view, view.positions.to(self.device))
+                _, _, output = self._through(view, view.positions.to(self.device))
             target, mask = view.target.to(self.device), view.mask.to(self.device)
             error += float(((output.float() - target).square() * mask).sum())
             total += float((target.square() * mask).sum())

@@ -1,0 +1,185 @@
+"""What is added for prediction: scale features, summary tokens, the auxiliary head; each does what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sane_zoos import SYMMETRIC, WIDE, shuffled, stacked, symmetric_zoo
+
+from sane_engine import tokenize_batch
+from sane_engine.progress import Cancelled
+from sane_engine.sane import Embeddings, Sane, SaneConfig, decode_models, embed, load_encoder, pretrain
+from sane_engine.sane.auxiliary import layer_means
+from sane_engine.sane.layer_summaries import SPECTRUM, STATISTICS, SUMMARY, SummaryScale, summarise
+from sane_engine.sane.noise_behaviour import noise_behaviour
+from sane_engine.sane.path_summaries import path_summaries
+from sane_engine.sane.scale_features import scale_features
+from sane_engine.zoo import Zoo
+
+CONFIG = SaneConfig(
+    token_size=8, latent=5, d_model=16, layers=1, heads=2, feedforward=24, window=16, steps=12, batch_size=8,
+    gamma=0.0, noise=0.1, permute=0.5, scale_features=True, summary_weight=0.3, auxiliary_weight=1.0,
+)  # fmt: skip
+PLAIN = replace(CONFIG, scale_features=False, summary_weight=0.0, auxiliary_weight=0.0)
+LAYERS = 4
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Zoo:
+    return symmetric_zoo()
+
+
+@pytest.fixture(scope="module")
+def encoder(zoo: Zoo) -> Sane:
+    return pretrain(zoo, CONFIG)
+
+
+def test_scale_features_tell_scale() -> None:
+    tokens = torch.randn(3, 4, 9, generator=torch.Generator().manual_seed(0))
+    small, large = scale_features(tokens), scale_features(10 * tokens)
+    for place in (0, 3, 4):
+        assert torch.allclose(large[..., place] - small[..., place], torch.tensor(10.0).log(), atol=1e-5)
+    assert torch.allclose(large[..., 1:3], 10 * small[..., 1:3], atol=1e-5)
+    assert torch.isfinite(scale_features(torch.zeros(1, 1, 9))).all()
+
+
+def test_summaries_hold_the_singular_values_and_the_size(zoo: Zoo) -> None:
+    tensors = zoo.stacked([0, 1])
+    found = summarise(tokenize_batch(tensors, 8))
+    assert found.shape == (2, LAYERS, SUMMARY)
+    weight = tensors["fc1.weight"].double()
+    assert torch.allclose(found[:, 2, 0], weight.flatten(1).square().mean(dim=1).sqrt().log().float())
+    values = torch.linalg.svdvals(weight).log().flip(1)
+    expected = torch.stack([torch.quantile(row, torch.tensor(SPECTRUM, dtype=torch.float64)) for row in values])
+    assert torch.allclose(found[:, 2, 12 : 12 + len(SPECTRUM)], expected.float(), atol=1e-5)
+
+
+def test_path_norm_is_the_sum_over_paths(zoo: Zoo) -> None:
+    tensors = {n: t for n, t in zoo.stacked([0]).items() if n.startswith("fc") and n.endswith("weight")}
+    found = path_summaries(tokenize_batch(tensors, 8))
+    first, second = (tensors[name][0].double().abs() for name in ("fc1.weight", "fc2.weight"))
+    assert torch.allclose(found[0, 1, 0], (second @ first).sum(dim=1).mean().log())
+    product = tensors["fc2.weight"][0].double() @ tensors["fc1.weight"][0].double()
+    assert torch.allclose(found[0, 1, 8], torch.linalg.svdvals(product)[0].log(), atol=1e-6)
+
+
+def test_what_paths_and_noise_tell_does_not_depend_on_the_order_of_units(zoo: Zoo) -> None:
+    other = shuffled(zoo)
+    tokens = [tokenize_batch(each.stacked(), 8) for each in (zoo, other)]
+    assert not torch.equal(tokens[0].tokens, tokens[1].tokens)
+    # The mean field takes the outputs of a unit for independent of their signs: nothing at all may change.
+    assert torch.allclose(path_summaries(tokens[0]), path_summaries(tokens[1]), atol=1e-4)
+    rows = np.arange(len(zoo))
+    found = [noise_behaviour(each, rows) for each in (zoo, other)]
+    assert found[0] is not None
+    assert found[1] is not None
+    whole = torch.ones(found[0].shape[1], dtype=torch.bool)
+    # Which share of pre-activations is negative does change with the sign of a hidden unit.
+    whole[[5 * layer + place for layer in range(LAYERS - 1) for place in (1, 4)]] = False
+    assert torch.allclose(found[0][:, whole], found[1][:, whole], atol=1e-3)
+
+
+def test_unknown_chains_and_architectures_are_left_out() -> None:
+    norm = {"conv.weight": torch.randn(2, 4, 1, 3, 3), "norm.weight": torch.randn(2, 4)}
+    found = path_summaries(tokenize_batch(norm, 8))
+    assert torch.isfinite(found[:, 0]).all()
+    assert torch.isnan(found[:, 1]).all()
+    nowhere = Zoo.from_stacked("nowhere", symmetric_zoo(12).table, stacked(12, SYMMETRIC))
+    assert noise_behaviour(nowhere, np.arange(12)) is None
+
+
+def test_means_of_layers_leave_out_what_is_not_shown() -> None:
+    latents = torch.tensor([[[1.0], [3.0], [10.0]]])
+    assert layer_means(latents, torch.tensor([[0, 0, 2]]), 3).flatten().tolist() == [2.0, 0.0, 10.0]
+
+
+def test_representation_is_of_every_layer_and_keeps_itself(zoo: Zoo, encoder: Sane, tmp_path: Path) -> None:
+    found = embed(encoder, zoo)
+    assert found.summaries is not None
+    assert found.summaries.shape == (len(zoo), LAYERS, 5)
+    assert found.predictive.shape == (len(zoo), LAYERS * 10)
+    assert np.array_equal(found.predictive.reshape(len(zoo), LAYERS, 10)[..., 5:], found.summaries)
+    found.save(tmp_path / "e.safetensors")
+    assert np.array_equal(Embeddings.load(tmp_path / "e.safetensors").predictive, found.predictive)
+    assert np.allclose(embed(encoder, zoo, batch_size=3).predictive, found.predictive, atol=1e-5)
+    assert np.allclose(embed(encoder, shuffled(zoo)).predictive, found.predictive, atol=1e-3)
+    encoder.save(tmp_path / "encoder")
+    again = load_encoder(tmp_path / "encoder")
+    assert again.digest == encoder.digest
+    assert np.array_equal(embed(again, zoo).predictive, found.predictive)
+
+
+def test_models_still_decode(zoo: Zoo, encoder: Sane) -> None:
+    decoded = decode_models(encoder, tokenize_batch(zoo.stacked([0, 1]), 8))
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in decoded.items()} == SYMMETRIC
+    assert all(torch.isfinite(tensor).all() for tensor in decoded.values())
+
+
+def test_foreign_networks_have_representations_too(encoder: Sane) -> None:
+    models = [{name: tensor[0] for name, tensor in stacked(1, shapes).items()} for shapes in (SYMMETRIC, WIDE)]
+    found = embed(encoder, models)
+    assert found.foreign.tolist() == [False, True]
+    assert np.isfinite(found.models).all()
+    assert found.summaries is not None
+    assert np.isfinite(found.summaries[1, :3]).all()
+    assert np.isnan(found.summaries[1, 3]).all()
+
+
+def test_each_part_can_be_switched_off_alone(zoo: Zoo) -> None:
+    quick = replace(PLAIN, steps=1, align=False, permute=0.0)
+    plain = set(pretrain(zoo, quick).state_dict())
+    parts = {
+        "scale_features": {"encoder.enter_scale.weight", "encoder.enter_scale.bias"},
+        "summary_weight": {
+            "encoder.enter_summary.weight", "encoder.enter_summary.bias", "summary_out.weight", "summary_out.bias",
+        },
+        "auxiliary_weight": set(),
+    }  # fmt: skip
+    for name, added in parts.items():
+        config = replace(quick, **{name: getattr(CONFIG, name)})
+        assert set(pretrain(zoo, config).state_dict()) - plain == added
+    assert embed(Sane(PLAIN), zoo).summaries is None
+    with pytest.raises(ValueError, match="summary tokens"):
+        Sane(PLAIN).encode_with_summaries(torch.zeros(1, 2, 8), torch.zeros(2, 3), torch.zeros(1, 1, SUMMARY),
+                                          torch.zeros(1, 3))  # fmt: skip
+
+
+def test_the_auxiliary_head_makes_latents_tell_what_the_weights_are(zoo: Zoo) -> None:
+    def told(weight: float) -> float:
+        config = replace(PLAIN, steps=100, auxiliary_weight=weight, align=False, permute=0.0, learning_rate=3e-3)
+        means = embed(pretrain(zoo, config), zoo).layers[..., :5].reshape(len(zoo), -1).astype(np.float64)
+        means = np.concatenate((means - means.mean(axis=0), np.ones((len(zoo), 1))), axis=1)
+        wanted = summarise(tokenize_batch(zoo.stacked(), 8))[..., :STATISTICS].flatten(1)
+        wanted = ((wanted - wanted.mean(dim=0)) / wanted.std(dim=0).clamp(min=1e-6)).numpy()
+        train, test = slice(0, 24), slice(24, None)
+        ridge = np.linalg.solve(
+            means[train].T @ means[train] + 1e-3 * np.eye(means.shape[1]), means[train].T @ wanted[train]
+        )
+        return float(((means[test] @ ridge - wanted[test]) ** 2).mean())
+
+    assert told(1.0) < 0.9 * told(0.0)
+
+
+def test_training_repeats_itself_and_survives_interruption(zoo: Zoo, encoder: Sane, tmp_path: Path) -> None:
+    done = 0
+
+    def watch(step: int, total: int, message: str, /) -> None:
+        nonlocal done
+        done = step
+
+    with pytest.raises(Cancelled):
+        pretrain(zoo, CONFIG, folder=tmp_path / "run", progress=watch, cancelled=lambda: done >= 5)
+    assert pretrain(zoo, CONFIG, folder=tmp_path / "run").digest == encoder.digest
+
+
+def test_summaries_of_an_unknown_layout_are_standardised_by_all_layers() -> None:
+    scale = SummaryScale.from_state(
+        {"summary.any.mean": torch.full((2,), 1.0), "summary.any.std": torch.full((2,), 2.0)}
+    )
+    layout = tokenize_batch(stacked(1, WIDE), 8).layout
+    assert scale.apply(torch.full((1, 3, 2), 5.0), layout).flatten().tolist() == [2.0] * 6
+    assert scale.apply(torch.full((1, 3, 2), torch.nan), layout).flatten().tolist() == [0.0] * 6
