@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn import functional as F
 
-from sane_engine.zoo.architectures import ACTIVATION_FUNCTIONS, SmallCNN, as_architecture, build
+from sane_engine.zoo.activations import ACTIVATION_FUNCTIONS
+from sane_engine.zoo.architectures import SmallCNN, as_architecture, build
 from sane_engine.zoo.spec import SpecError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _FLOOR = 1e-12
 
 @torch.no_grad()
 def noise_behaviour(zoo: Zoo, rows: Rows) -> Tensor | None:
-    """Behaviour of some models of one layout: float32 ``[len(rows), k]``; ``None`` where they cannot be run.
+    """Behaviour of some models of one layout: float32 ``[len(rows), k]``; ``None`` unless they are plain chains.
 
     Of each layer: logarithms of the mean absolute pre-activation and of its spread over units and over inputs, the
     shares that are saturated and negative, the log path norm up to there. Of the outputs: quantiles, mean and
@@ -40,9 +41,11 @@ def noise_behaviour(zoo: Zoo, rows: Rows) -> Tensor | None:
         architecture = as_architecture(zoo.architecture or {})
     except (SpecError, TypeError, ValueError):
         return None
+    network = build(architecture)
+    if not isinstance(network, SmallCNN):
+        return None
     if {p.name: p.shape for p in zoo.signature(int(rows[0]))} != dict(architecture.shapes):
         return None
-    network = build(architecture)
     noise = torch.randn(INPUTS, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
     told = zoo.table["activation"].to_numpy() if "activation" in zoo.table else [architecture.activation] * len(zoo)
     parts = []
