@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,7 +47,7 @@ class Entry:
 
 
 # Rooms that a checkout may lack.
-_OPTIONAL: dict[str, str] = {}
+_OPTIONAL: dict[str, str] = {"functional": "sane_engine.baselines.functional.representation"}
 
 
 def _raw(seed: int) -> Representation:
@@ -83,6 +84,17 @@ def _token_pca(seed: int) -> Representation:
     from sane_engine.representations.sane_encodings import TokenPca
 
     return TokenPca()
+
+
+def _hyper(seed: int) -> Representation:
+    from sane_engine.baselines.hyper_representation import HyperRepresentation
+
+    return HyperRepresentation(seed=seed)
+
+
+def _functional(seed: int) -> Representation:
+    made: Representation = import_module(_OPTIONAL["functional"]).FunctionalRepresentation(seed=seed)
+    return made
 
 
 def _sane(name: str, **options: Any) -> Make:
@@ -139,6 +151,24 @@ _ENTRIES = (
         "Control: an encoder with random weights, pooled like SANE per layer.",
         "weights",
         _sane("sane-untrained", trained=False),
+        depends_on_training=True,
+        seeded=True,
+    ),
+    Entry(
+        "hyper-representation",
+        "Hyper-representation",
+        "The whole network as one sequence, a compression token, contrast (Schürholt et al. 2021, 2022).",
+        "training",
+        _hyper,
+        depends_on_training=True,
+        seeded=True,
+    ),
+    Entry(
+        "functional",
+        "Neural functional (UNF)",
+        "Pooled features of an equivariant autoencoder over weight tensors (Zhou et al. 2024).",
+        "training",
+        _functional,
         depends_on_training=True,
         seeded=True,
     ),
