@@ -187,6 +187,36 @@ class PaddedShortcut(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Shuffled(nn.Module):
+    """Channels to pixels and back, as in super-resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 6 * 4, 3, padding=1)
+        self.middle, self.last = nn.Conv2d(6, 7, 3, padding=1), nn.Conv2d(28, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pixel_shuffle(self.up(F.relu(self.first(x))), 2)
+        return self.last(F.relu(F.pixel_unshuffle(self.middle(F.relu(x)), 2)))
+
+
+class Normed(nn.Module):
+    """Weight norm, with directions and sizes as parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.layers = nn.Sequential(
+            *(norm(nn.Conv2d(3, 6, 3)), nn.ReLU(), norm(nn.Conv2d(6, 5, 3)), nn.ReLU()),
+            *(nn.Flatten(), norm(nn.Linear(80, 9)), nn.ReLU(), nn.Linear(9, 2)),
+        )
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class Gated(nn.Module):
     """RMS norm, rotary positions, a gated MLP, fewer key than query heads: a small language model of today."""
 
@@ -245,6 +275,8 @@ MORE: dict[str, tuple[type[nn.Module], tuple[int, ...], int, int]] = {
     # the half that passes is interleaved with the half that is worked on: those two move together
     "shuffle": (Shuffle, (3, 8, 8), 4 + 4, 0),
     "padded shortcut": (PaddedShortcut, (3, 8, 8), 6 + 4, 0),
+    "shuffled pixels": (Shuffled, (3, 6, 6), 5 + 6 + 7, 0),
+    "weight norm": (Normed, (3, 8, 8), 6 + 5 + 9, 0),
     "unknown": (Unknown, (5,), 7, 0),
 }
 
@@ -278,6 +310,24 @@ def test_torch_attention_modules_are_read() -> None:
     symmetry = find_symmetry(module, example)
     assert (symmetry.n_neurons, symmetry.n_blocks) == (16 + 2 * (16 + 16 + 32), 8)
     assert change(module, symmetry, example) < 1e-4
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_are_at_least_not_wrong(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(3, 5), kind(5, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(torch.relu(self.first(x)))[0][:, -1])
+
+    module, example = Recurrent().eval(), torch.randn(2, 4, 3)
+    symmetry = find_symmetry(module, example, verify=False)
+    assert any("no rule" in note for note in symmetry.notes)
+    assert symmetry.is_trivial or change(module, symmetry, example) < 1e-4
 
 
 def test_what_is_not_understood_is_fixed_and_said() -> None:

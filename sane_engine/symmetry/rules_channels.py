@@ -66,6 +66,16 @@ def rms_norm(call: Call) -> Result:
     return value, statistics
 
 
+@rule("_weight_norm_interface")
+def weight_norm(call: Call) -> Result:
+    """Weights g · v / ‖v‖, a norm for each index of one axis: it follows that axis and no other."""
+    labels, direction, size, dim = call.labels, call.value("v"), call.value("g"), call.args["dim"]
+    rank = len(direction.axes)
+    labels.unite(even(direction.axes[dim % rank]), size.axes[dim % len(size.axes)])
+    norm = tuple(even(axis) if d == dim % rank else labels.fixed(1) for d, axis in enumerate(direction.axes))
+    return direction, Value(norm)
+
+
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
 def softmax(call: Call) -> Result:
     """Any order along the axis that is normalised, and along all others."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from sane_engine.symmetry.atoms import Axis
 from sane_engine.symmetry.rules import Call, Result, rule, tensors_in
-from sane_engine.symmetry.values import Parts, Traced, Value, collapse, cut, each, fixed_value, reshape, shape_of
+from sane_engine.symmetry.values import (
+    Parts,
+    Traced,
+    Value,
+    collapse,
+    cut,
+    each,
+    fixed_value,
+    reshape,
+    shape_of,
+    split_axis,
+)
 
 
 def _self(call: Call) -> Traced:
@@ -152,7 +163,7 @@ def slice_(call: Call) -> Result:
     return cut(labels, value, dim, (start, max(stop - start, 0), shape[dim] - max(stop, start)))[1]
 
 
-@rule("split", "split_with_sizes", "chunk", parts=True)
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", parts=True)
 def split(call: Call) -> Result:
     """Consecutive stretches of a dimension."""
     value = _self(call)
@@ -160,6 +171,22 @@ def split(call: Call) -> Result:
     dim = call.args["dim"] % len(shape)
     sizes = [out[dim] for out in call.out if out is not None]
     return tuple(cut(call.labels, value, dim, sizes))
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(call: Call) -> Result:
+    """Channels become pixels, or pixels channels: the r² of a pixel keep their order."""
+    labels, value, shape = call.labels, call.value("self"), call.out[0] or ()
+    for axis in value.axes[-2:]:
+        labels.fix(axis)
+    ahead = value.axes[:-3]
+    if call.name == "pixel_unshuffle":
+        inside = labels.fixed(call.args["downscale_factor"] ** 2)
+        channels = labels.multiply([labels.resolve(value.axes[-3]), inside])
+    else:
+        channels, inside = split_axis(labels, value.axes[-3], [shape[-3], call.args["upscale_factor"] ** 2])
+        labels.fix(inside)
+    return Value((*ahead, channels, labels.fixed(shape[-2]), labels.fixed(shape[-1])))
 
 
 @rule("embedding")
