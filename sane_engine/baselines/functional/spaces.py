@@ -51,7 +51,7 @@ class Piece:
         space: Number of the space.
         start: The first of its channels there.
         width: How many channels it has: the product of its fixed sizes.
-        odd: Whether sign flips act on it.
+        signs: For each index of the space the sign vector that flips its units here, or ``None``.
     """
 
     tensor: str
@@ -61,7 +61,12 @@ class Piece:
     space: int
     start: int
     width: int
-    odd: bool
+    signs: tuple[int | None, ...]
+
+    @property
+    def odd(self) -> bool:
+        """Whether sign flips act on it."""
+        return any(sign is not None for sign in self.signs)
 
 
 class Spaces:
@@ -100,9 +105,20 @@ class Spaces:
                 if number == len(widths):
                     widths.append(0)
                 width = prod(sizes[position] for position in order[len(space) :])
-                odd = any(f.sign is not None for segment in segments for f in segment)
+                signs = [f.sign for segment in segments for f in segment]
                 ranges = tuple(where for where, _ in chosen)
-                pieces.append(Piece(name, ranges, sizes, order, number, widths[number], width, odd))
+                pieces.append(
+                    Piece(
+                        name,
+                        ranges,
+                        sizes,
+                        order,
+                        number,
+                        widths[number],
+                        width,
+                        tuple(signs[p] for p in order[: len(space)]),
+                    )
+                )
                 widths[number] += width
         self.spaces: tuple[Space, ...] = tuple(numbers)
         self.widths = tuple(widths)
