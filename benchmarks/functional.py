@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", nargs="*", help="columns; by default accuracy, epoch and gap together")
     defaults = FunctionalConfig()
-    numbers = ("channels", "depth", "hops", "members", "epochs", "batch", "features", "rank")
+    numbers = ("channels", "depth", "hops", "members", "steps", "batch", "features", "rank")
     shares = ("dropout", "noise", "learning_rate", "weight_decay")
     for name in numbers:
         parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
@@ -58,8 +58,8 @@ def main() -> None:
             collected.append(scores["test"])
             print(
                 f"{name} split {split}: {train.table['model'].nunique()} models × "
-                f"{len(train) // train.table['model'].nunique()}, {seconds:.0f} s, epochs "
-                f"{[epoch for epoch, _ in functional.chosen]}; "
+                f"{len(train) // train.table['model'].nunique()}, {seconds:.0f} s, steps "
+                f"{[[step for step, _ in member.values()] for member in functional.chosen]}; "
                 + "; ".join(f"{part} {_line(functional.targets, values)}" for part, values in scores.items()),
                 flush=True,
             )

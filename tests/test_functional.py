@@ -96,7 +96,7 @@ def r2(predicted: np.ndarray, true: np.ndarray) -> float:
     return float(1 - ((predicted - true) ** 2).sum() / ((true - true.mean()) ** 2).sum())
 
 
-QUICK = FunctionalConfig(channels=8, depth=2, hops=1, features=16, members=1, epochs=25, learning_rate=1e-2, seed=1)
+QUICK = FunctionalConfig(channels=8, depth=2, hops=1, features=16, members=1, steps=150, learning_rate=1e-2, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_functional_learns_what_order_cannot_change(fitted: FunctionalRepresen
 
 def test_the_same_seed_gives_the_same_functional(fitted: FunctionalRepresentation) -> None:
     zoo = synthetic().select(slice(0, 60))
-    short = FunctionalConfig(channels=4, depth=1, hops=1, features=4, members=2, epochs=2)
+    short = FunctionalConfig(channels=4, depth=1, hops=1, features=4, members=2, steps=10)
     state = torch.get_rng_state()
     first, second = (FunctionalRepresentation("norm", config=short).fit(zoo).predict(zoo) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -138,7 +138,7 @@ def test_targets_may_be_missing_here_and_there() -> None:
     zoo = synthetic(40)
     norm = zoo.table["norm"].to_numpy().copy()
     norm[::3] = np.nan
-    config = FunctionalConfig(channels=4, depth=1, hops=0, features=4, members=1, epochs=1)
+    config = FunctionalConfig(channels=4, depth=1, hops=0, features=4, members=1, steps=5)
     fitted = FunctionalRepresentation("norm", config=config).fit(zoo.with_columns(norm=norm))
     assert np.isfinite(fitted.predict(zoo)).all()
 
@@ -173,8 +173,8 @@ def test_another_architecture_is_refused(fitted: FunctionalRepresentation) -> No
 def test_training_reports_and_can_be_stopped() -> None:
     reports: list[tuple[int, int]] = []
     zoo = synthetic(30)
-    config = FunctionalConfig(channels=4, depth=1, hops=0, features=4, members=2, epochs=2)
+    config = FunctionalConfig(channels=4, depth=1, hops=0, features=4, members=2, steps=10)
     FunctionalRepresentation("norm", config=config).fit(zoo, progress=lambda d, t, m: reports.append((d, t)))
-    assert reports == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert reports == [(done, 20) for done in range(1, 21)]
     with pytest.raises(Cancelled):
         FunctionalRepresentation("norm", config=config).fit(zoo, cancelled=lambda: True)

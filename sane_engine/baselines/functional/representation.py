@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_TARGETS = ("test_accuracy", "epoch", "generalisation_gap")
 _HELD = 250_000_000  # entries of weights kept in memory; beyond it they are read again for each batch
 _AT_ONCE = 20_000_000  # entries of weights in a batch
+_CHECKS = 40  # validations in a training
 _SCALED_BY = 256  # training models the inputs' scales are taken from
 
 
@@ -33,15 +34,14 @@ class FunctionalConfig:
 
     Attributes:
         channels, depth, hops, features, dropout, rank: See :class:`Functional`.
-        members: Functionals trained beside each other, each with validation models of its own; predictions are
-            averaged, features joined.
-        epochs: Passes over the training models.
+        members: Functionals trained beside each other, each with validation models of its own.
+        steps: Updates of the parameters, so that cost does not grow with the zoo.
         batch: Models a step.
         learning_rate: The largest, of a one-cycle schedule.
         weight_decay: AdamW's.
         noise: Standard deviation of the factor 1 + noise that every weight is multiplied by while training.
         average: How much of the running mean of the parameters is kept at each step; the mean is what is used.
-        validation: Share of the training models that is held out to choose the epoch.
+        validation: Share of the training models that is held out to choose the step, for each target.
         seed: Of everything random.
     """
 
@@ -52,7 +52,7 @@ class FunctionalConfig:
     dropout: float = 0.1
     rank: int = 256
     members: int = 3
-    epochs: int = 40
+    steps: int = 600
     batch: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -61,9 +61,13 @@ class FunctionalConfig:
     validation: float = 0.15
     seed: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
 
 class FunctionalRepresentation:
-    """A functional trained on the properties of the training models; its last hidden layer is the vector.
+    """Functionals trained on the properties of the training models; their last hidden layers are the vector.
 
     Unlike other representations it looks at labels, those of the training models: what a supervised encoder that
     respects the symmetries makes of the same data. It is invariant to permutations of the networks' units, and to
@@ -71,7 +75,8 @@ class FunctionalRepresentation:
 
     Attributes:
         targets: The columns it is trained to predict, all at once, each at unit variance.
-        chosen: After fitting, for each member the epoch that was kept and its validation R² for each target.
+        chosen: After fitting, for each member and target the step that was kept and its validation R². Some targets
+            are learnt long after others are learnt by heart, so each keeps its own step.
     """
 
     name = "functional"
@@ -87,16 +92,16 @@ class FunctionalRepresentation:
         """
         self.config = config or FunctionalConfig()
         self.targets: tuple[str, ...] = (targets,) if isinstance(targets, str) else tuple(targets or ())
-        self.chosen: list[tuple[int, dict[str, float]]] = []
-        self._members: list[Functional] = []
+        self.chosen: list[dict[str, tuple[int, float]]] = []
+        self._members: list[list[Functional]] = []
         self._centre = self._spread = np.zeros(0)
 
     def fit(self, train: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Self:
         """Train on labelled models.
 
         Args:
-            train: The training rows only; some of its models are held out to choose the epoch.
-            progress: Called after each epoch.
+            train: The training rows only; some of its models are held out to choose the step.
+            progress: Called after each validation.
             cancelled: Asked before each step.
 
         Raises:
@@ -141,20 +146,22 @@ class FunctionalRepresentation:
                 functional.standardise(models.stacked(sample))
                 course = _Course(functional, models, known, own, np.flatnonzero(split == "validation"), config)
                 best = course.run(member, progress, cancelled)
-            self._members.append(best[0])
-            self.chosen.append((best[1], dict(zip(self.targets, best[2], strict=True))))
+            self._members.append([kept.functional for kept in best])
+            self.chosen.append(
+                {target: (kept.step, kept.score) for target, kept in zip(self.targets, best, strict=True)}
+            )
         return self
 
     def transform(
         self, zoo: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
     ) -> NDArray[np.float32]:
-        """Invariant features ``[len(zoo), members · features]``, members side by side.
+        """Invariant features ``[len(zoo), members · targets · features]``, those of each kept step side by side.
 
         Raises:
             Refusal: The models are not of the layout trained on (``mixed-layouts``), or not finite.
             Cancelled: The caller asked to stop.
         """
-        return self._apply(zoo, True, progress, cancelled).flatten(1).numpy()
+        return self._apply(zoo, True, progress, cancelled).numpy()
 
     def predict(
         self, zoo: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
@@ -165,7 +172,7 @@ class FunctionalRepresentation:
             Refusal: As :meth:`transform`.
             Cancelled: The caller asked to stop.
         """
-        scaled = self._apply(zoo, False, progress, cancelled).mean(dim=1).numpy().astype(np.float64)
+        scaled = self._apply(zoo, False, progress, cancelled).numpy().astype(np.float64)
         return np.asarray(scaled * self._spread + self._centre)
 
     @torch.no_grad()
@@ -173,7 +180,7 @@ class FunctionalRepresentation:
         if not self._members:
             raise Refusal("not-fitted", "This functional has not been trained.", "Call fit first.")
         models = _Models(zoo)
-        if models.shapes != self._members[0].places.shapes:
+        if models.shapes != self._members[0][0].places.shapes:
             raise Refusal(
                 "mixed-layouts",
                 "These networks have other tensors than those the functional was trained on.",
@@ -184,8 +191,15 @@ class FunctionalRepresentation:
         for start in range(0, len(zoo), models.at_once):
             stop_if(cancelled)
             stacked = models.stacked(np.arange(start, min(start + models.at_once, len(zoo))))
-            answers = [member.features(stacked) if features else member(stacked) for member in self._members]
-            parts.append(torch.stack(answers, dim=1))
+            if features:
+                kept = [functional.features(stacked) for member in self._members for functional in member]
+                parts.append(torch.cat(kept, dim=1))
+            else:
+                answers = [
+                    torch.stack([functional(stacked)[:, t] for t, functional in enumerate(member)], dim=1)
+                    for member in self._members
+                ]
+                parts.append(torch.stack(answers).mean(dim=0))
             progress(min(start + models.at_once, len(zoo)), len(zoo), "Functional")
         return torch.cat(parts)
 
@@ -242,6 +256,13 @@ def _labels(train: Zoo, targets: Sequence[str]) -> NDArray[np.float64]:
     return labels
 
 
+@dataclass(frozen=True)
+class _Kept:
+    functional: Functional
+    step: int
+    score: float
+
+
 @dataclass
 class _Course:
     """The training of one member."""
@@ -253,43 +274,52 @@ class _Course:
     validation: NDArray[np.int64]
     config: FunctionalConfig
 
-    def run(
-        self, member: int, progress: Progress, cancelled: CancelCheck | None
-    ) -> tuple[Functional, int, list[float]]:
-        """The averaged functional at its best epoch, that epoch (from 1), and its validation R²."""
+    def run(self, member: int, progress: Progress, cancelled: CancelCheck | None) -> list[_Kept]:
+        """The averaged functional at the best step for each target."""
         config = self.config
         averaged = copy.deepcopy(self.functional).eval()
         optimiser = torch.optim.AdamW(
             self.functional.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        batch = min(config.batch, self.models.at_once)
-        batches = max(1, len(self.own) // batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, config.learning_rate, total_steps=config.epochs * batches, pct_start=0.1
+            optimiser,
+            config.learning_rate,
+            total_steps=config.steps,
+            pct_start=max(0.1, min(1.0, 2 / config.steps)),
         )
-        steps = 0
-        best: tuple[float, Mapping[str, Tensor], int, list[float]] | None = None
-        for epoch in range(config.epochs):
+        checks = np.unique(np.linspace(0, config.steps, _CHECKS + 1).round().astype(int)[1:])
+        best: list[_Kept] = []
+        batches = self._batches()
+        for step in range(1, config.steps + 1):
+            stop_if(cancelled)
             self.functional.train()
-            order = torch.randperm(len(self.own)).numpy()
-            for rows in np.array_split(self.own[order], batches):
-                stop_if(cancelled)
-                loss = self._loss(rows)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                torch.nn.utils.clip_grad_norm_(self.functional.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                steps += 1
-                self._average(averaged, steps)
-            error, scores = self._validate(averaged)
-            if best is None or error < best[0]:
-                best = (error, copy.deepcopy(averaged.state_dict()), epoch + 1, scores)
-            done = member * config.epochs + epoch + 1
-            progress(done, config.members * config.epochs, f"Functional: validation error {error:.3f}")
-        assert best is not None
-        averaged.load_state_dict(best[1])
-        return averaged, best[2], best[3]
+            loss = self._loss(next(batches))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            torch.nn.utils.clip_grad_norm_(self.functional.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            self._average(averaged, step)
+            if step not in checks:
+                continue
+            scores = self._validate(averaged)
+            best = best or [_Kept(averaged, 0, -np.inf) for _ in scores]
+            better = [t for t, score in enumerate(scores) if score > best[t].score]
+            if better:
+                frozen = copy.deepcopy(averaged)
+                for target in better:
+                    best[target] = _Kept(frozen, step, scores[target])
+            told = ", ".join(f"{score:.2f}" for score in scores)
+            done = member * config.steps + step
+            progress(done, config.members * config.steps, f"Functional: validation R² {told}")
+        return best
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """Rows of one batch after another, each model once before any comes again."""
+        size = min(self.config.batch, self.models.at_once)
+        while True:
+            order = self.own[torch.randperm(len(self.own)).numpy()]
+            yield from np.array_split(order, max(1, len(order) // size))
 
     def _loss(self, rows: NDArray[np.int64]) -> Tensor:
         stacked = self.models.stacked(rows)
@@ -305,13 +335,13 @@ class _Course:
             mean.lerp_(now, 1 - keep)
 
     @torch.no_grad()
-    def _validate(self, averaged: Functional) -> tuple[float, list[float]]:
+    def _validate(self, averaged: Functional) -> list[float]:
+        """R² of each target on the held-out models."""
         rows, size = self.validation, self.models.at_once
         parts = [averaged(self.models.stacked(rows[i : i + size])) for i in range(0, len(rows), size)]
         known = self.labels[torch.from_numpy(rows)]
-        errors = _error(torch.cat(parts), known)
-        spread = _error(known.nanmean(dim=0).expand_as(known), known)
-        return float(errors.mean()), (1 - errors / spread.clamp_min(1e-12)).tolist()
+        spread = _error(known.nanmean(dim=0).nan_to_num().expand_as(known), known)
+        return [float(score) for score in 1 - _error(torch.cat(parts), known) / spread.clamp_min(1e-12)]
 
 
 def _error(predicted: Tensor, known: Tensor) -> Tensor:
