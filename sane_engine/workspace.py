@@ -12,6 +12,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 ENVIRONMENT_VARIABLE = "SANE_WORKSPACE"
+ASSETS_VARIABLE = "SANE_ASSETS"
 
 # Temporary names are made private to their owner; what replaces them gets the usual modes, less the user's umask.
 # The umask can only be read by setting it, which is done once, before any thread is started.
@@ -28,8 +29,9 @@ def workspace_root() -> Path:
 
 
 def assets_root() -> Path:
-    """The folder with the embedded zoos, encoders and embeddings that ship with the code."""
-    return Path(__file__).resolve().parent.parent / "assets"
+    """The folder with the embedded zoos, encoders and embeddings: ``$SANE_ASSETS``, or what ships with the code."""
+    configured = os.environ.get(ASSETS_VARIABLE)
+    return Path(configured).expanduser() if configured else Path(__file__).resolve().parent.parent / "assets"
 
 
 def _sync(path: Path) -> None:

@@ -22,9 +22,8 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.demo import Level, Precomputed, find_precomputed, precompute
 from sane_engine.progress import Progress, no_progress
 from sane_engine.projection import Projection
-from sane_engine.sane import encoder_folders, encoder_record
-from sane_engine.workspace import assets_root
-from sane_engine.zoo import Zoo, embedded_zoos, load_zoo
+from sane_engine.sane import SaneConfig, encoder_folders, encoder_record
+from sane_engine.zoo import Zoo, embedded_zoos, load_zoo, zoo_folders
 
 if TYPE_CHECKING:
     from sane_engine.sane import Sane
@@ -38,10 +37,11 @@ _SPECTRA: Memory[pd.DataFrame] = Memory(256)
 
 def zoo_choices() -> dict[str, str]:
     """What the zoo picker offers: key in links → label."""
-    return {name: name for name in embedded_zoos()} | {zoo.key: zoo.label for zoo in opened_zoos()}
+    return {name: name for name in sorted(zoo_folders())} | {zoo.key: zoo.label for zoo in opened_zoos()}
 
 
-def _location(key: str) -> Path | str:
+def zoo_location(key: str) -> Path | str:
+    """Where a zoo lies: a path, or the name of one that has a name."""
     for zoo in opened_zoos():
         if zoo.key == key:
             return zoo.path
@@ -60,9 +60,9 @@ def get_zoo(key: str, *, progress: Progress = no_progress) -> Zoo:
     Raises:
         Refusal: It is gone or cannot be read.
     """
-    location = _location(key)
-    path = location if isinstance(location, Path) else assets_root() / "zoos" / location
-    if isinstance(location, str) and location not in embedded_zoos():
+    location = zoo_location(key)
+    path = location if isinstance(location, Path) else zoo_folders().get(location)
+    if path is None:
         raise Refusal("zoo-not-found", f"There is no zoo called {key}.", "Choose another one in the sidebar.")
     return _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, progress=progress))
 
@@ -88,6 +88,11 @@ def encoder_provenance(name: str) -> dict[str, Any]:
     """What an encoder was trained on and how well it does, without loading it."""
     found = encoder_record(encoder_folders()[name]).get("provenance")
     return dict(found) if isinstance(found, dict) else {}
+
+
+def encoder_config(name: str) -> SaneConfig:
+    """The settings of an encoder, without loading it."""
+    return SaneConfig.from_json(encoder_record(encoder_folders()[name])["config"])
 
 
 def get_encoder(name: str) -> Sane:

@@ -30,6 +30,8 @@ _PAGES = (
     ("zoo", "Zoo"),
     ("layers", "Layers"),
     ("inspect", "Inspect"),
+    ("train", "Train"),
+    ("jobs", "Jobs"),
 )
 
 

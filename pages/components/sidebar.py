@@ -8,6 +8,7 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.errors import show_failure, show_refusal
+from pages.components.job_views import sidebar_status
 from pages.components.library import default_encoder, encoder_choices, get_zoo, zoo_choices
 from pages.components.opening import forget, open_path, open_upload, opened_zoos
 from pages.components.show import inert, one_line
@@ -22,11 +23,16 @@ def sidebar() -> None:
     if (opened := st.session_state.pop("zoo-next", None)) is not None:
         st.session_state[state.ZOO] = opened
         _forget_encoder()
+    for key, value in st.session_state.pop("picker-next", {}).items():
+        st.session_state[key] = value
+        if key == state.ZOO:
+            _forget_encoder()
     with st.sidebar:
         _zoo_picker()
         _encoder_picker()
         _open_zoo()
         _selection()
+        sidebar_status()
 
 
 def _zoo_picker() -> None:
@@ -62,7 +68,7 @@ def _encoder_picker() -> None:
     choices = encoder_choices()
     if not choices:
         st.session_state[state.ENCODER] = None
-        st.text("No encoder yet: train one with `pretrain`.")
+        st.text("No encoder yet: train one on the page Train.")
         return
     state.keep_valid(state.ENCODER, list(choices), default_encoder(zoo_key))
     st.selectbox(

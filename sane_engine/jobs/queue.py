@@ -35,7 +35,7 @@ from sane_engine.jobs.job import (
     read_job,
     write_json,
 )  # fmt: skip
-from sane_engine.workspace import assets_root, atomic_folder, workspace_root
+from sane_engine.workspace import atomic_folder, workspace_root
 
 OWN_FOLDER = "{job}"
 """In the arguments of a job: its own folder, for its state, so that a second try goes on where the first ended."""
@@ -44,6 +44,7 @@ PARALLEL_VARIABLE = "SANE_PARALLEL_JOBS"
 LONGEST_QUEUE = 100
 """More waiting jobs than this are a script gone wild, not a wish."""
 
+_CODE = Path(__file__).resolve().parents[2]
 _LOCK_SECONDS = 10.0
 _START_SECONDS = 10.0
 _CHILDREN: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped, not left as zombies
@@ -160,7 +161,7 @@ def _start(job: Job) -> None:
     with (job.folder / LOG).open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "sane_engine.jobs.runner", str(job.folder)],
-            cwd=assets_root().parent,
+            cwd=_CODE,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

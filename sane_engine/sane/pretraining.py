@@ -98,7 +98,7 @@ def pretrain(
         while run.step < config.steps:
             stop_if(cancelled)
             loss = run.advance()
-            progress(run.step, config.steps, f"loss {loss:.4f}")
+            progress(run.step, config.steps, f"loss {loss:.4f}{run.validation}")
             if folder is not None and run.step % every == 0 and run.step < config.steps:
                 run.keep(folder / STATE_FILE, zoo.digest)
     except Cancelled:
@@ -227,6 +227,12 @@ class _Run:
         else:
             latents = self.model.encode(tokens, positions)
         return latents, summary_latents, self.model.decode(latents, positions)
+
+    @property
+    def validation(self) -> str:
+        """The latest score on unseen models, as a report of progress says it."""
+        latest = self.history[-1].get("validation_r2") if self.history else None
+        return "" if latest is None else f" · validation R² {latest:.4f}"
 
     def _record(self) -> None:
         count, reconstruction, contrast = self._sum.tolist()

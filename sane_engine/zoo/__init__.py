@@ -12,6 +12,7 @@ from sane_engine.exports import lazily
 if TYPE_CHECKING:
     from sane_engine.zoo.loading import embedded_zoos as embedded_zoos
     from sane_engine.zoo.loading import load_zoo as load_zoo
+    from sane_engine.zoo.loading import zoo_folders as zoo_folders
     from sane_engine.zoo.population import train_zoo as train_zoo
     from sane_engine.zoo.spec import ZooSpec as ZooSpec
     from sane_engine.zoo.zoo import Zoo as Zoo
@@ -20,6 +21,7 @@ _HOME = {
     "Zoo": "zoo",
     "ZooSpec": "spec",
     "embedded_zoos": "loading",
+    "zoo_folders": "loading",
     "load_zoo": "loading",
     "train_zoo": "population",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress
-from sane_engine.workspace import assets_root
+from sane_engine.workspace import assets_root, workspace_root
 
 if TYPE_CHECKING:
     from sane_engine.zoo.zoo import Zoo
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 def embedded_zoos() -> list[str]:
     """Names of the zoos that ship with the code, in alphabetical order."""
     return sorted(path.parent.name for path in (assets_root() / "zoos").glob("*/zoo.json"))
+
+
+def zoo_folders() -> dict[str, Path]:
+    """Zoos that have a name: those trained into the workspace, and those that ship with the code, which win."""
+    roots = (workspace_root() / "zoos", assets_root() / "zoos")
+    return {record.parent.name: record.parent for root in roots for record in sorted(root.glob("*/zoo.json"))}
 
 
 def load_zoo(
@@ -28,9 +34,9 @@ def load_zoo(
     """Open a zoo.
 
     Args:
-        path_or_name: The name of an embedded zoo (it wins over a folder of the same name; write ``./name`` for
-            that), a native folder, a folder in one of the modelzoos dialects, or a folder or zip of checkpoints,
-            with or without a CSV of properties.
+        path_or_name: The name of a zoo that is embedded or was trained into the workspace (it wins over a folder
+            of the same name; write ``./name`` for that), a native folder, a folder in one of the modelzoos
+            dialects, or a folder or zip of checkpoints, with or without a CSV of properties.
         progress: Called while many files are read.
         cancelled: Asked between files.
 
@@ -40,15 +46,15 @@ def load_zoo(
     """
     from sane_engine.zoo.native import is_native, load_native
 
-    if isinstance(path_or_name, str) and path_or_name in embedded_zoos():
-        return load_native(assets_root() / "zoos" / path_or_name)
+    if isinstance(path_or_name, str) and (named := zoo_folders().get(path_or_name)) is not None:
+        return load_native(named)
     path = Path(path_or_name).expanduser()
     if not path.exists():
-        known = ", ".join(embedded_zoos()) or "none"
+        known = ", ".join(sorted(zoo_folders())) or "none"
         raise Refusal(
             "zoo-not-found",
             f"There is no zoo at {path_or_name}.",
-            f"Give the path of a folder or zip, or the name of an embedded zoo ({known}).",
+            f"Give the path of a folder or zip, or a name ({known}).",
         )
     from sane_engine.zoo.folder import load_folder
     from sane_engine.zoo.modelzoos import is_modelzoos, load_modelzoos

@@ -27,19 +27,13 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = SaneConfig(steps=4, batch_size=4, latent=4, d_model=8, heads=2, feedforward=16, layers=1)
     encoder = pretrain(zoo, config)
     encoder.save(root / "encoders" / "tiny-sane")
+    shutil.copytree(ROOT / "assets" / "specs", root / "specs")
     precompute(zoo, encoder, root / "embeddings" / "tiny--tiny-sane", provenance={"command": "a test"})
     return root
 
 
 def _use(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (
-        "sane_engine.workspace",
-        "sane_engine.demo",
-        "sane_engine.zoo.loading",
-        "pages.components.library",
-        "sane_engine.sane.encoder_file",
-    ):
-        monkeypatch.setattr(f"{module}.assets_root", lambda: root)
+    monkeypatch.setenv("SANE_ASSETS", str(root))
     monkeypatch.setattr(library, "_KEPT", Memory(6))
     monkeypatch.setattr(warm._WarmUp, "started", True)  # a thread that imports would outlive the test
 

@@ -1,0 +1,127 @@
+"""Train: make a zoo, or an encoder for one; both run as jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import streamlit as st
+
+from pages.components import state
+from pages.components.current import Current, current, describe
+from pages.components.encoder_form import encoder_form
+from pages.components.errors import explain, show_failure, show_refusal
+from pages.components.job_views import job_card, known_jobs
+from pages.components.library import zoo_location
+from pages.components.navigation import page, page_path
+from pages.components.show import inert, show_caption
+from pages.components.zoo_form import zoo_form
+from sane_engine.checkpoint import Refusal
+from sane_engine.jobs import OWN_FOLDER, submit
+from sane_engine.workspace import assets_root, workspace_root
+
+ZOO, ENCODER = "A zoo", "An encoder"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+
+
+def _name_problem(name: str, kind: str) -> str | None:
+    """Why a zoo or encoder cannot be called that, or None."""
+    if not _NAME.fullmatch(name):
+        return "A name has up to 60 letters, digits, dots, dashes and underscores; the first is a letter or digit."
+    if (assets_root() / kind / name).exists():
+        return f"{name} ships with the app; choose another name."
+    if (workspace_root() / kind / name).exists():
+        return f"There is already one called {name}; choose another name."
+    return None
+
+
+def _start(label: str, arguments: list[str], title: str, files: dict[str, str], problem: str | None) -> None:
+    if problem:
+        st.warning(inert(problem), icon=":material/edit:")
+    if st.button(label, type="primary", icon=":material/play_arrow:", disabled=problem is not None):
+        try:
+            job = submit(arguments, title, files=files)
+        except Refusal as refusal:
+            show_refusal(refusal)
+            return
+        except OSError as error:
+            show_failure(error, "putting the job into the queue")
+            return
+        st.session_state["train-job"] = job.id
+        st.rerun()
+
+
+def _zoo() -> None:
+    made = zoo_form()
+    if made is None:
+        return
+    spec, data = made
+    out = workspace_root() / "zoos" / spec.name
+    arguments = [
+        "train-zoo",
+        "--spec",
+        f"{OWN_FOLDER}/spec.json",
+        "--out",
+        str(out),
+        "--folder",
+        f"{OWN_FOLDER}/state",
+    ]
+    if data is not None:
+        arguments += ["--data", str(data)]
+    files = {"spec.json": json.dumps(spec.to_json(), indent=1)}
+    title = f"Zoo {spec.name}: {spec.n_models} models × {spec.epochs} epochs"
+    _start("Train the zoo", arguments, title, files, _name_problem(spec.name, "zoos"))
+
+
+def _encoder(now: Current) -> None:
+    table = now.zoo.table
+    train = int((table["split"] == "train").sum())
+    show_caption(
+        f"On the zoo {now.name}, chosen in the sidebar: {describe(now.zoo)}, {train:,} checkpoints to train on"
+    )
+    if not train:
+        explain("This zoo has no training models.", "Split it, or choose another one in the sidebar.")
+        return
+    default = re.sub(r"[^A-Za-z0-9._-]+", "-", now.name).strip("-.") or "my"
+    name = st.text_input("Name", f"{default[:50]}-sane-2", key=f"encoder-name-{now.key}", max_chars=60)
+    config = encoder_form(now.key)
+    if config is None:
+        return
+    out = workspace_root() / "encoders" / name
+    arguments = ["pretrain", str(zoo_location(now.key)), "--config", f"{OWN_FOLDER}/config.json", "--out", str(out)]
+    arguments += ["--folder", f"{OWN_FOLDER}/state"]
+    files = {"config.json": json.dumps(config.to_json(), indent=1)}
+    title = f"Encoder {name} on {now.name}: {config.steps:,} steps"
+    _start("Pretrain the encoder", arguments, title, files, _name_problem(name, "encoders"))
+
+
+def _latest() -> None:
+    """The job that this session started last, with its curves, until it is put away."""
+    name = st.session_state.get("train-job")
+    job = next((job for job in known_jobs() if job.id == name), None)
+    if job is None:
+        return
+    job_card(job, watched=True)
+    if job.state not in {"queued", "running", "cancelling"}:
+        st.session_state.pop("train-job")
+
+
+def main() -> None:
+    if st.session_state.get("train-job"):
+        st.fragment(_latest, run_every=2.0)()
+        st.page_link(page_path("jobs"), label="All jobs", icon=":material/list:")
+    what = st.segmented_control(
+        "Train", (ZOO, ENCODER), default=ZOO, required=True, key="train-what", persist_state="session"
+    )
+    if what == ENCODER:
+        now = current() if st.session_state.get(state.ZOO) is not None else None
+        if now is None:
+            explain("There is no zoo to train on.", "Open one in the sidebar, or train one.")
+        else:
+            _encoder(now)
+    else:
+        _zoo()
+
+
+with page("Train"):
+    main()
