@@ -15,6 +15,7 @@ from pages.components.show import inert, show_caption
 from sane_engine.workspace import assets_root, workspace_root
 from sane_engine.zoo import ZooSpec
 from sane_engine.zoo.architecture_spec import ACTIVATIONS, ArchitectureSpec, ConvSpec
+from sane_engine.zoo.resnet_spec import ResNetSpec
 from sane_engine.zoo.spec import INITIALISATIONS, OPTIMISERS
 from sane_engine.zoo.spec_fields import Range, SpecError
 
@@ -120,8 +121,28 @@ class _Form:
             return (base.dataset if base.dataset not in offered else path.stem), path.resolve(), (channels, side)
         return str(chosen), None, (channels, side)
 
-    def architecture(self, image: tuple[int, int]) -> ArchitectureSpec:
+    def architecture(self, image: tuple[int, int]) -> ArchitectureSpec | ResNetSpec:
         base = self._base.architecture
+        return self._residual(base, image) if isinstance(base, ResNetSpec) else self._plain(base, image)
+
+    def _residual(self, base: ResNetSpec, image: tuple[int, int]) -> ResNetSpec:
+        left, middle, right = st.columns([2, 1, 1])
+        widths = left.text_input(
+            "Channels of the stages", ", ".join(map(str, base.widths)), key=self.key("widths"),
+            help="Residual blocks with batch norm; each stage but the first halves the image.",
+        )  # fmt: skip
+        blocks = middle.text_input("Blocks of the stages", ", ".join(map(str, base.blocks)), key=self.key("blocks"))
+        classes = right.number_input("Classes", 2, 1000, base.classes, key=self.key("classes"))
+        channels, side = image
+        return replace(
+            base,
+            input_shape=(channels, side, side),
+            widths=_whole_numbers(widths, "The channels"),
+            blocks=_whole_numbers(blocks, "The blocks"),
+            classes=classes,
+        )
+
+    def _plain(self, base: ArchitectureSpec, image: tuple[int, int]) -> ArchitectureSpec:
         left, right = st.columns([3, 2])
         rows = [
             {title: getattr(layer, name) for name, title in _CONVOLUTION.items()} for layer in base.convolutions

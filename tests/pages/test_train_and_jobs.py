@@ -75,6 +75,17 @@ def test_what_is_changed_in_the_form_is_in_the_specification(app: Open, template
     assert (spec.architecture.hidden, spec.pruning) == ((11, 12), (0.5,))
 
 
+def test_a_residual_network_has_fields_of_its_own(app: Open) -> None:
+    shown = app("train")
+    shown = shown.selectbox(key="zoo-template").set_value("digits-resnet").run()
+    assert_healthy(shown)
+    shown.text_input(key="zoo-digits-resnet-widths").set_value("4, 6")
+    shown.text_input(key="zoo-digits-resnet-blocks").set_value("2, 1")
+    press(shown.run(), "Train the zoo")
+    architecture = ZooSpec.load(only_job().folder / "spec.json").to_json()["architecture"]
+    assert (architecture["family"], architecture["widths"], architecture["blocks"]) == ("resnet", [4, 6], [2, 1])
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
