@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -79,7 +80,9 @@ class TrainingFolder:
     def save(self, number: int, trained: TrainedChunk) -> None:
         """Write a finished chunk, all or nothing."""
         with atomic_file(self._file(number)) as temporary:
-            save_file({"parameters": trained.parameters, "metrics": trained.metrics}, temporary)
+            cost = torch.tensor(trained.core_seconds, dtype=torch.float64)
+            tensors = {"parameters": trained.parameters, "metrics": trained.metrics, "core_seconds": cost}
+            save_file(tensors, temporary)
 
     def load(self, number: int) -> TrainedChunk | None:
         """A finished chunk; ``None`` where it is missing or damaged and has to be trained."""
@@ -87,7 +90,7 @@ class TrainingFolder:
             tensors = load_file(self._file(number))
         except (FileNotFoundError, SafetensorError):
             return None
-        return TrainedChunk(tensors["parameters"], tensors["metrics"])
+        return TrainedChunk(tensors["parameters"], tensors["metrics"], float(tensors.get("core_seconds", torch.zeros(()))))
 
     def missing(self) -> list[int]:
         """Numbers of the chunks still to be trained."""

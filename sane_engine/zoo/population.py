@@ -136,7 +136,10 @@ def train_zoo(
     if not models:
         raise SpecError("In this folder nothing is finished yet; collect again later.")
     models.sort(key=lambda model: model[0].model)
-    return _assemble(spec, models, _provenance(spec, dataset, seconds))
+    provenance = _provenance(spec, dataset, seconds)
+    # Counted with the chunks: what an earlier, interrupted run trained has its cost, too.
+    provenance["core_seconds"] = round(sum(chunk.core_seconds for chunk in trained if chunk is not None), 1)
+    return _assemble(spec, models, provenance)
 
 
 def _shuffled(chunks: Sequence[int], seed: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +41,12 @@ class TrainedChunk:
         parameters: ``[m, k, p]`` float32: each model's flat parameters at ``k`` checkpoints, the chosen epochs
             first, as far as the chunk was trained, then the pruned copies of the last.
         metrics: ``[m, k, 4]`` float32, in the order of :data:`METRICS`.
+        core_seconds: What it cost on one core, whatever else that core had to do.
     """
 
     parameters: Tensor
     metrics: Tensor
+    core_seconds: float = 0.0
 
 
 def models_a_chunk(architecture: Architecture, batch_size: int) -> int:
@@ -181,6 +184,7 @@ def train_chunk(
         dataset: What to train on.
         after_epoch: Called with the number of each finished epoch; may raise to stop.
     """
+    start = time.process_time()
     chunk = _chunk_of(spec, plans, dataset)
     parameters: list[Tensor] = []
     metrics: list[Tensor] = []
@@ -204,4 +208,5 @@ def train_chunk(
     for sparsity in spec.pruning:
         pruned = prune_by_magnitude(last, sparsity)
         keep(torch.cat([tensor.reshape(len(plans), -1) for tensor in pruned.values()], dim=1))
-    return TrainedChunk(torch.stack(parameters, dim=1), torch.stack(metrics, dim=1))
+    spent = time.process_time() - start
+    return TrainedChunk(torch.stack(parameters, dim=1), torch.stack(metrics, dim=1), spent)
