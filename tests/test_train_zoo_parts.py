@@ -180,6 +180,31 @@ def test_shipped_specifications_ask_for_what_the_demo_needs(name: str) -> None:
     assert len({plan.initialisation_seed for plan in plans}) == (1 if name == "digits" else spec.n_models)
 
 
+@pytest.mark.parametrize("path", sorted((assets_root() / "specs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_shipped_specification_is_documented_and_says_what_it_is(path: Path) -> None:
+    spec = ZooSpec.load(path)
+    assert spec.name == path.stem
+    assert ZooSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    plans = plan_models(spec)
+    starts = {plan.initialisation_seed for plan in plans}
+    assert len(starts) == (1 if spec.shared_initialisation else spec.n_models)
+    assert {plan.stop_epoch for plan in plans} <= set(spec.checkpoint_epochs)
+    guide = (assets_root().parent / "docs" / "zoos.md").read_text(encoding="utf-8")
+    assert f"specs/{path.name}" in guide
+
+
+def test_the_wild_zoo_has_the_tutorials_network_and_mostly_its_settings() -> None:
+    spec = ZooSpec.load(assets_root() / "specs" / "wild.json")
+    assert spec.architecture.shapes["conv2.weight"] == (20, 10, 5, 5)
+    assert sum(int(np.prod(shape)) for shape in spec.architecture.shapes.values()) == 21_840
+    plans = plan_models(spec)
+    assert sum(plan.optimiser != "adam" for plan in plans) > 0.75 * len(plans)
+    assert sum(plan.initialisation == "uniform" for plan in plans) > 0.6 * len(plans)
+    assert sum(plan.dropout == 0.5 for plan in plans) > 0.5 * len(plans)
+    assert {32, 64, 128} == {plan.batch_size for plan in plans}
+    assert spec.train_images is None
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -197,6 +222,14 @@ def test_shipped_specifications_ask_for_what_the_demo_needs(name: str) -> None:
         ({"name": "a", "learning_rate": {"low": 1, "hi": 2}}, "no field 'hi'"),
         ({"name": "a", "learning_rate": {"sgd": 0.1}, "optimiser": ["adam"]}, "not for 'adam'"),
         ({"name": "a", "dropout": [0.5, 1.0]}, "below 1"),
+        ({"name": "a", "momentum": [1.0]}, "momentum must stay below 1"),
+        ({"name": "a", "stop_epoch": [3]}, "one of checkpoint_epochs"),
+        ({"name": "a", "stop_epoch": 5}, "must be a list"),
+        ({"name": "a", "train_images": 0}, "train_images must be"),
+        ({"name": "a", "scored_images": 2.5}, "scored_images must be"),
+        ({"name": "a", "architecture": {"flat_dropout": "rows"}}, "choose from units"),
+        ({"name": "a", "architecture": {"convolutions": [{"out": 2, "kernel": 3, "pool": 0}]}}, "pool must be"),
+        ({"name": "a", "architecture": {"convolutions": [{"out": 2, "kernel": 3, "pool": 13}]}}, "Nothing of"),
         ({"name": "a", "weight_decay": ["x"]}, "weight_decay must be"),
         ({"name": "a", "batch_size": 0}, "batch_size"),
         ({"name": "a", "pruning": [1.5]}, "sparsity"),
