@@ -90,7 +90,8 @@ class TrainingFolder:
             tensors = load_file(self._file(number))
         except (FileNotFoundError, SafetensorError):
             return None
-        return TrainedChunk(tensors["parameters"], tensors["metrics"], float(tensors.get("core_seconds", torch.zeros(()))))
+        cost = tensors.get("core_seconds", torch.zeros(()))
+        return TrainedChunk(tensors["parameters"], tensors["metrics"], float(cost))
 
     def missing(self) -> list[int]:
         """Numbers of the chunks still to be trained."""
