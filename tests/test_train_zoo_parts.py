@@ -53,13 +53,16 @@ def architectures(draw: st.DrawFn) -> ArchitectureSpec:
         )
     )
     height, width = draw(st.integers(16, 17)), draw(st.integers(16, 17))
-    sizes = [min(height, width)]
+    # As many as leave anything of the image.
+    size, kept = min(height, width), 0
     for convolution in convolutions:
-        sizes.append(convolution.output_size(sizes[-1]))
+        size = convolution.output_size(size)
+        if size < 1:
+            break
+        kept += 1
     return ArchitectureSpec(
         input_shape=(draw(st.integers(1, 3)), height, width),
-        # As many as leave anything of the image.
-        convolutions=tuple(convolutions[: sum(size > 0 for size in sizes) - 1]),
+        convolutions=tuple(convolutions[:kept]),
         hidden=tuple(draw(st.lists(st.integers(1, 6), max_size=2))),
         classes=draw(st.integers(2, 5)),
         activation=draw(st.sampled_from(ACTIVATIONS)),
