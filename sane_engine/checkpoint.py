@@ -43,7 +43,7 @@ class Provenance:
     Attributes:
         sha256: Hex digest of the file's bytes; of a sharded checkpoint, of its index followed by its shards.
         container: ``"safetensors"``, ``"safetensors-sharded"``, ``"torch-zip"``, ``"torch-legacy"``, ``"npz"``,
-            ``"pickle"`` (arrays in a plain pickle) or, for tensors that never were a file, ``"memory"``.
+            ``"onnx"``, ``"pickle"`` (arrays in a plain pickle) or ``"memory"``, for what never was a file.
         size_bytes: Size of the file.
         key_path: Keys that were followed from the top of the file to the state dict, outermost first.
         prefixes_stripped: Prefixes common to all tensor names that were removed, outermost first.
@@ -61,6 +61,38 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class TensorEntry:
+    """What a file says of one tensor before it is read.
+
+    Attributes:
+        name: Its name.
+        dtype: Short name, as torch has it (``"float32"``).
+        shape: Its axes.
+        n_bytes: Bytes it has in memory.
+        tied_to: The earlier name that is the same tensor, or None.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    tied_to: str | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of entries."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether torch counts it among the floating-point tensors."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One network's weights.
 
@@ -69,15 +101,19 @@ class Checkpoint:
         tensors: Tensor name → CPU tensor, in file order. Tied tensors are the same object.
         properties: What the file says about the model (``accuracy``, ``epoch`` …).
         provenance: Where it came from.
+        entries: The same tensors as a table, known without reading them; empty for tensors that never were a file.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
     properties: Mapping[str, Property]
     provenance: Provenance
+    entries: tuple[TensorEntry, ...] = ()
 
     @property
     def n_parameters(self) -> int:
         """Number of floating-point entries; tied tensors count once, integer buffers not at all."""
+        if self.entries:
+            return sum(e.elements for e in self.entries if e.is_floating_point and e.tied_to is None)
         unique = {id(t): t for t in self.tensors.values() if t.is_floating_point()}
         return sum(t.numel() for t in unique.values())

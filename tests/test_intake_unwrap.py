@@ -144,11 +144,16 @@ def test_what_stands_beside_the_weights_becomes_properties_or_is_listed() -> Non
         }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse (BSR|CSR) tensor support is in beta")
 def test_tensors_that_are_not_read_are_listed() -> None:
-    content = state() | {"mask": torch.eye(3).to_sparse(), "meta": torch.empty(2, device="meta")}
+    blocks = torch.eye(4).to_sparse_bsr((2, 2))
+    content = state() | {"mask": blocks, "meta": torch.empty(2, device="meta")}
     checkpoint = load_checkpoint(torch_bytes(content))
     assert list(checkpoint.tensors) == NAMES
-    assert dict(checkpoint.provenance.ignored) == {"mask": "sparse tensor", "meta": "tensor without data"}
+    assert dict(checkpoint.provenance.ignored) == {
+        "mask": "sparse tensor of blocks or batches",
+        "meta": "tensor without data",
+    }
 
 
 def test_a_real_network_with_every_kind_of_layer() -> None:

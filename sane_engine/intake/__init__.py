@@ -7,16 +7,31 @@ bytes of each tensor lie (:mod:`materialise`); the parent reads exactly those by
 
 from __future__ import annotations
 
-from sane_engine.intake.limits import DEFAULT_LIMITS, Limits
-from sane_engine.intake.load import load_checkpoint, load_checkpoints, load_each, load_tensors
+from sane_engine.intake.limits import DEFAULT_LIMITS, Limits, configured_limits, with_settings
+from sane_engine.intake.load import (
+    list_checkpoints,
+    list_tensors,
+    load_checkpoint,
+    load_checkpoints,
+    load_each,
+    load_tensors,
+)
+from sane_engine.intake.paths import open_below, refuse_links_outside, resolve_below
 from sane_engine.intake.save import save_checkpoint
 
 __all__ = [
     "DEFAULT_LIMITS",
     "Limits",
+    "configured_limits",
+    "list_checkpoints",
+    "list_tensors",
     "load_checkpoint",
     "load_checkpoints",
     "load_each",
     "load_tensors",
+    "open_below",
+    "refuse_links_outside",
+    "resolve_below",
     "save_checkpoint",
+    "with_settings",
 ]

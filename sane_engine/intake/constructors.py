@@ -16,6 +16,7 @@ from typing import Any
 from sane_engine.intake import refusals
 from sane_engine.intake.dtypes import FROM_NUMPY, FROM_STORAGE, ITEM_BYTES, QUANTISED_STORAGES, STRUCT_FORMAT
 from sane_engine.intake.limits import Limits
+from sane_engine.intake.sparse import rebuild_sparse
 from sane_engine.intake.tree import Opaque, Storage, TensorView, row_major, view
 
 
@@ -39,6 +40,13 @@ class StorageClass(Global):
 
     dtype: str
     item_bytes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor is stored: ``torch.strided``, ``torch.sparse_coo`` and so on."""
+
+    name: str
 
 
 @dataclass
@@ -75,15 +83,16 @@ def _storage_class(module: str, name: str) -> StorageClass | None:
     return None
 
 
+QUANTISED = "quantised tensor"
+"""What such a tensor is listed as."""
+
 _ALIASES = {"half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32"}
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Protocol 2, which torch uses, writes these modules under their old names."""
 
 _CONSTANTS = {
-    *(
-        f"torch.{name}"
-        for name in ("strided", "sparse_coo", "sparse_csr", "per_tensor_affine", "per_tensor_symmetric")
-    ),
+    *(f"torch.{name}" for name in ("strided", "per_tensor_affine", "per_tensor_symmetric")),
+    *(f"torch.sparse_{name}" for name in ("coo", "csr", "csc", "bsr", "bsc")),
     *(f"torch.per_channel_{name}" for name in ("affine", "symmetric", "affine_float_qparams")),
     *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool")),
     *("torch.Tensor", "torch.nn.parameter.Buffer", "numpy.ndarray"),
@@ -180,6 +189,20 @@ def _first(arguments: tuple[Any, ...], _limits: Limits) -> object:
     return value
 
 
+def _layout(arguments: tuple[Any, ...], _limits: Limits) -> object:
+    return Layout(str(arguments[0]))
+
+
+def _rebuild_sparse(arguments: tuple[Any, ...], limits: Limits) -> object:
+    layout, data = arguments
+    name = layout.path if isinstance(layout, Global) else layout.name if isinstance(layout, Layout) else ""
+    if not isinstance(data, tuple):
+        raise refusals.damaged("a sparse tensor lacks a part")
+    if any(isinstance(part, Opaque) for part in data):
+        return Opaque("sparse tensor of a type that is not read")
+    return rebuild_sparse(name, data, limits)
+
+
 def _ordered_dict(arguments: tuple[Any, ...], _limits: Limits) -> object:
     return {plain_key(key): value for key, value in (arguments[0] if arguments else [])}
 
@@ -244,10 +267,10 @@ _CONSTRUCTORS: dict[str, Callable[[tuple[Any, ...], Limits], object]] = {
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.nn.parameter.Parameter": _first,
-    "torch._utils._rebuild_sparse_tensor": _opaque("sparse tensor"),
-    "torch._utils._rebuild_qtensor": _opaque("quantised tensor"),
+    "torch._utils._rebuild_sparse_tensor": _rebuild_sparse,
+    "torch._utils._rebuild_qtensor": _opaque(QUANTISED),
     "torch._utils._rebuild_meta_tensor_no_storage": _opaque("tensor without data"),
-    "torch.serialization._get_layout": _opaque("layout"),
+    "torch.serialization._get_layout": _layout,
     "torch.Size": _size,
     "torch.device": _opaque("device"),
     "collections.OrderedDict": _ordered_dict,

@@ -55,6 +55,30 @@ FROM_SAFETENSORS = {
     "BOOL": "bool",
 }
 
+FROM_ONNX = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16",
+    17: "float8_e4m3fn",
+    18: "float8_e4m3fnuz",
+    19: "float8_e5m2",
+    20: "float8_e5m2fnuz",
+    24: "float8_e8m0fnu",
+}
+"""ONNX's numbers; missing are text (8) and the types of less than a byte."""
+
 FROM_STORAGE = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",

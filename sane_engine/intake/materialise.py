@@ -15,15 +15,22 @@ Row = list[Any]
 """``[name, dtype, shape, file, offset, n_bytes, tied]``; ``tied`` is the row that is the same tensor, or -1."""
 
 
-def rows(tensors: dict[str, TensorView], files: Files, limits: Limits) -> list[Row]:
+def rows(tensors: dict[str, TensorView], files: Files, limits: Limits, *, header: bool = False) -> list[Row]:
     """Find, check and where needed copy the bytes of every tensor; tied tensors once.
+
+    Args:
+        tensors: Name → view.
+        files: Where they lie.
+        limits: Ceilings.
+        header: Only describe them: ``file`` is -1, and no data is looked at.
 
     Raises:
         Refusal: ``too-large``, ``damaged`` or ``truncated``.
     """
     unique = {_identity(tensor): tensor for tensor in tensors.values()}
     logical = sum(tensor.n_bytes for tensor in unique.values())
-    stored = sum(storage.n_bytes for storage in {id(t.storage): t.storage for t in unique.values()}.values())
+    storages = {id(tensor.storage): tensor.storage for tensor in unique.values()}
+    stored = sum(s.n_bytes if s.stored is None else s.stored for s in storages.values())
     ceiling = min(limits.tensor_bytes, limits.free_expansion_bytes + limits.expansion * stored)
     if logical > ceiling:
         raise refusals.too_large(f"{refusals.size(logical)} of tensors from {refusals.size(stored)} of data")
@@ -34,7 +41,7 @@ def rows(tensors: dict[str, TensorView], files: Files, limits: Limits) -> list[R
         if tied < len(result):
             result.append([name, *result[tied][1:6], tied])
         else:
-            extent = place(tensor, files)
+            extent = Extent(-1, 0, tensor.n_bytes) if header else place(tensor, files)
             result.append([name, tensor.dtype, list(tensor.shape), extent.file, extent.offset, extent.n_bytes, -1])
     return result
 
@@ -54,9 +61,18 @@ def place(tensor: TensorView, files: Files) -> Extent:
     if tensor.contiguous and not storage.big_endian:
         if storage.inline is not None:
             return files.blob.write([storage.inline])
-        extent = storage.extent()
+        extent = storage.extent(files)
         return Extent(extent.file, extent.offset + tensor.offset * item, tensor.n_bytes)
     return files.blob.write([_gather(tensor, files)])
+
+
+def contiguous(tensor: TensorView, files: Files) -> bytes:
+    """The tensor's own bytes, little-endian and row-major, in memory."""
+    if tensor.elements == 0:
+        return b""
+    if tensor.contiguous and tensor.storage.inline is None and not tensor.storage.big_endian:
+        return files.read(place(tensor, files))
+    return _gather(tensor, files)
 
 
 def _gather(tensor: TensorView, files: Files) -> bytes:
@@ -70,7 +86,7 @@ def _gather(tensor: TensorView, files: Files) -> bytes:
     if storage.inline is not None:
         raw = storage.inline[start : start + n_bytes]
     else:
-        whole = storage.extent()
+        whole = storage.extent(files)
         raw = files.read(Extent(whole.file, whole.offset + start, n_bytes))
     # Elements as integers of their width: the bits are moved, never interpreted, so bfloat16 and NaN payloads stay.
     units = np.frombuffer(raw, dtype=f"{'>' if storage.big_endian else '<'}u{unit}")

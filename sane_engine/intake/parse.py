@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.intake import refusals
 from sane_engine.intake.containers.npz import is_npz, read_npz
+from sane_engine.intake.containers.onnx import OpenBeside, read_onnx
 from sane_engine.intake.containers.safetensors import read_safetensors
 from sane_engine.intake.containers.sharded import read_index, read_sharded
 from sane_engine.intake.containers.torch_legacy import read_torch_legacy
@@ -42,8 +44,10 @@ class Model:
 class _Parser:
     files: Files
     limits: Limits
+    header: bool
     skipped: list[tuple[str, str]] = field(default_factory=list)
     first_refusal: Refusal | None = None
+    members: int = 0
 
     def single(self, source: Source, kind: str, directory: ZipDirectory | None) -> Contents | None:
         """The contents of a file that is one checkpoint; None for an archive."""
@@ -63,12 +67,22 @@ class _Parser:
         return read_npz(directory, self.limits) if is_npz(directory) else None
 
     def model(self, contents: Contents, sources: list[Source], member: str) -> Model:
+        found = unwrap(contents, self.limits)
+        size = sum(source.size for source in sources)
+        if self.header:
+            return Model(member, contents.container, "", size, found)
         digest = hashlib.sha256()
+        done = 0
         for source in sources:
             for piece in source.chunks(0, source.size):
                 digest.update(piece)
-        found = unwrap(contents, self.limits)
-        return Model(member, contents.container, digest.hexdigest(), sum(s.size for s in sources), found)
+                done += len(piece)
+                self.files.report(done, size)
+        return Model(member, contents.container, digest.hexdigest(), size, found)
+
+    def onnx(self, source: Source, open_beside: OpenBeside | None, member: str) -> Model:
+        contents, beside = read_onnx(source, self.limits, open_beside)
+        return self.model(contents, [source, *beside], member)
 
     def sharded(
         self, source: Source, open_shard: Callable[[str], Source], member: str
@@ -77,41 +91,49 @@ class _Parser:
         contents, shards = read_sharded(index, open_shard, self.limits)
         return self.model(contents, [source, *shards], member), index.shards
 
-    def archive(self, directory: ZipDirectory) -> list[Model]:
+    def archive(self, directory: ZipDirectory, inside: str = "", depth: int = 1) -> list[Model]:
+        """Every model of an archive and, up to a depth, of the archives in it; ``inside`` is put before names."""
         names = [name for name in directory.entries if not _is_clutter(name)]
         if not names:
             raise refusals.empty_archive()
-        if len(names) > self.limits.archive_members:
-            raise refusals.too_large(f"an archive of {len(names):,} files")
-        models: list[Model] = []
-        sources = {}
+        self.members += len(names)
+        if self.members > self.limits.archive_members:
+            raise refusals.too_large(f"an archive of {self.members:,} files")
+        models: dict[str, list[Model]] = {}
         consumed: set[str] = set()
         indices = [name for name in names if name.endswith(".json")]
         for name in [*indices, *(name for name in names if name not in indices)]:
             if name in consumed:
                 continue
+            member = inside + name
             try:
-                source = sources[name] = directory.unpack(name)
+                source = directory.unpack(name)
                 kind = sniff(source)
                 if kind == "index":
-                    model, shards = self.sharded(source, _beside(directory, name), name)
-                    models.append(model)
+                    model, shards = self.sharded(source, _beside(directory, name), member)
+                    models[name] = [model]
                     consumed.update(_sibling(name, shard) for shard in shards)
+                    continue
+                if kind == "onnx":
+                    models[name] = [self.onnx(source, None, member)]
                     continue
                 inner = ZipDirectory(source, self.files, self.limits) if kind == "zip" else None
                 contents = self.single(source, kind, inner)
-                if contents is None:
-                    raise refusals.nested_archive()
-                models.append(self.model(contents, [source], name))
+                if contents is not None:
+                    models[name] = [self.model(contents, [source], member)]
+                elif depth >= self.limits.archive_depth:
+                    raise refusals.nested_archive(self.limits.archive_depth)
+                else:
+                    assert inner is not None
+                    models[name] = self.archive(inner, f"{member}/", depth + 1)
             except Refusal as refusal:
                 if refusal.code == "too-large":
                     raise
-                self.skipped.append((name, str(refusal)))
+                self.skipped.append((member, str(refusal)))
                 if self.first_refusal is None and refusal.code not in _NOTES:
                     shown = refusals.printable(PurePosixPath(name).name, 40)
                     self.first_refusal = Refusal(refusal.code, f"{shown}: {refusal}", refusal.hint)
-        order = {name: i for i, name in enumerate(names)}
-        return sorted(models, key=lambda model: order[model.member])
+        return [model for name in names for model in models.get(name, ())]
 
 
 def _is_clutter(name: str) -> bool:
@@ -141,14 +163,23 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def parse(path: Path, files: Files, limits: Limits, *, alone: bool) -> list[Model]:
+def _no_link(path: Path, files: Files, name: str) -> Source:
+    # What an ONNX file names may be any file; a link beside it would make that any file of the machine.
+    target = path.with_name(name)
+    if target.is_symlink() or not target.is_file():
+        raise refusals.external_data(name)
+    return files.open(target)
+
+
+def parse(path: Path, files: Files, limits: Limits, *, alone: bool, header: bool = False) -> list[Model]:
     """Every model in a file, or in a folder that is one sharded checkpoint.
 
     Args:
         path: What to read.
         files: Opens and numbers files.
         limits: Ceilings.
-        alone: The file is all there is (it came as bytes), so shards beside it are not looked for.
+        alone: The file is all there is (it came as bytes), so files beside it are not looked for.
+        header: Make no digests.
 
     Raises:
         Refusal: Nothing in it can be loaded.
@@ -158,18 +189,20 @@ def parse(path: Path, files: Files, limits: Limits, *, alone: bool) -> list[Mode
         if len(indices) != 1:
             raise refusals.folder()
         path = indices[0]
-    parser = _Parser(files, limits)
+    parser = _Parser(files, limits, header)
     source = files.open(path)
     kind = sniff(source)
+
+    def open_beside(name: str) -> Source:
+        target = path.with_name(name)
+        if alone or not target.is_file():
+            raise refusals.missing_shard(name)
+        return files.open(target)
+
     if kind == "index":
-
-        def open_shard(shard: str) -> Source:
-            target = path.with_name(shard)
-            if alone or not target.is_file():
-                raise refusals.missing_shard(shard)
-            return files.open(target)
-
-        return [parser.sharded(source, open_shard, "")[0]]
+        return [parser.sharded(source, open_beside, "")[0]]
+    if kind == "onnx":
+        return [parser.onnx(source, None if alone else partial(_no_link, path, files), "")]
     directory = ZipDirectory(source, files, limits) if kind == "zip" else None
     contents = parser.single(source, kind, directory)
     if contents is not None:

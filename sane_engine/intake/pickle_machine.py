@@ -51,6 +51,9 @@ _REFUSED = {
 }
 
 
+_ENTRY_BYTES = 64
+"""About what an entry of a dict costs."""
+
 _NONSENSE = (
     *(ValueError, IndexError, KeyError, TypeError, OverflowError, AttributeError, RecursionError),
     struct.error,
@@ -141,6 +144,7 @@ class _Machine:
     offer: bool
     stack: list[object] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
+    copied: int = 0
 
     def pop(self) -> object:
         value = self.stack.pop()
@@ -154,6 +158,15 @@ class _Machine:
             items.append(value)
         items.reverse()
         return items
+
+    def _count(self, made: object) -> None:
+        """Constructors copy what they are given: a pickle that calls one again and again would fill the memory."""
+        if isinstance(made, bytes | str):
+            self.copied += len(made)
+        elif isinstance(made, dict | list | tuple):
+            self.copied += _ENTRY_BYTES * len(made)
+        if self.copied > self.limits.pickle_bytes:
+            raise refusals.too_large(f"a pickle that unfolds to {refusals.size(self.copied)}")
 
     def global_(self, module: str, name: str) -> None:
         if not self.offer:
@@ -242,7 +255,9 @@ class _Machine:
             arguments, function = self.pop(), self.pop()
             if not isinstance(arguments, tuple):
                 raise ValueError("arguments are no tuple")
-            self.stack.append(construct(function, arguments, self.limits))
+            made = construct(function, arguments, self.limits)
+            self._count(made)
+            self.stack.append(made)
         elif name == "BUILD":
             state = self.pop()
             self.stack[-1] = set_state(self.stack[-1], state)

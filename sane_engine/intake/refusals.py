@@ -9,7 +9,7 @@ from sane_engine.checkpoint import Refusal
 
 RE_EXPORT = "Save it again with torch.save(model.state_dict(), …) or as safetensors."
 DOWNLOAD_AGAIN = "Download or copy it again and compare the sizes."
-SUPPORTED = "Use .safetensors, a torch file with a state dict, .npz, or a zip of these."
+SUPPORTED = "Use .safetensors, a torch file with a state dict, .npz, .onnx, or a zip of these."
 
 
 def printable(text: str, length: int = 80) -> str:
@@ -36,6 +36,15 @@ def missing() -> Refusal:
 def unreadable() -> Refusal:
     """The operating system does not give the bytes."""
     return Refusal("unreadable", "The file cannot be read.", "Check its permissions.")
+
+
+def outside() -> Refusal:
+    """A path that leads out of the folder a server offers."""
+    return Refusal(
+        "outside-root",
+        "This place is outside of the folder that may be opened here.",
+        "Move it there, or have SANE_OPEN_ROOT set to a folder above both.",
+    )
 
 
 def empty() -> Refusal:
@@ -112,6 +121,16 @@ def no_tensors(what: str) -> Refusal:
     return Refusal("no-tensors", f"The file holds no weights, only {what}.", RE_EXPORT)
 
 
+def nothing_readable(name: str, reason: str, count: int) -> Refusal:
+    """There are arrays, and each of them is of a kind that is not read."""
+    others = f" and {count - 1} more" if count > 1 else ""
+    return Refusal(
+        "no-tensors",
+        f"None of its tensors can be read: {printable(name, 40)} ({printable(reason, 60)}){others}.",
+        "Save the weights as float32, float16 or bfloat16.",
+    )
+
+
 def no_checkpoints(what: str) -> Refusal:
     """An archive without a single checkpoint."""
     return Refusal("no-checkpoints", f"The archive holds no checkpoint ({what}).", SUPPORTED)
@@ -122,9 +141,29 @@ def empty_archive() -> Refusal:
     return Refusal("empty-archive", "The zip archive is empty.", SUPPORTED)
 
 
-def nested_archive() -> Refusal:
-    """An archive in an archive."""
-    return Refusal("nested-archive", "The archive holds another archive.", "Unpack the inner one first.")
+def nested_archive(depth: int) -> Refusal:
+    """Archives in archives, deeper than is followed."""
+    return Refusal(
+        "nested-archive", f"Archives lie in archives, more than {depth} deep.", "Unpack the inner ones first."
+    )
+
+
+def quantised() -> Refusal:
+    """All weights are stored as integers with a scale."""
+    return Refusal(
+        "quantised",
+        "The weights are quantised, and only the network's own code can turn them back.",
+        "Open the model before quantisation, or save its tensors after .dequantize().",
+    )
+
+
+def external_data(name: str) -> Refusal:
+    """An ONNX file keeps its weights in another file, which is not here."""
+    return Refusal(
+        "external-data",
+        f"The weights lie in another file that is not here ({printable(name, 40)}).",
+        "Open the .onnx file from the folder that has both.",
+    )
 
 
 def several(count: int) -> Refusal:

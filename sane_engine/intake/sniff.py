@@ -38,7 +38,7 @@ _OTHERS = {
 
 
 def sniff(source: Source) -> str:
-    """One of ``safetensors``, ``index`` (of shards), ``torch-legacy``, ``pickle`` or ``zip``.
+    """One of ``safetensors``, ``index`` (of shards), ``torch-legacy``, ``pickle``, ``onnx`` or ``zip``.
 
     Raises:
         Refusal: The file is none of these, and this says what it is.
@@ -58,6 +58,8 @@ def sniff(source: Source) -> str:
         raise refusals.damaged("it starts like a zip archive and goes on otherwise")
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return "torch-legacy" if TORCH_MAGIC in head[2:32] else "pickle"
+    if _is_onnx(head):
+        return "onnx"
     known = _known_other(head)
     if known is not None:
         raise known
@@ -75,15 +77,13 @@ def _known_other(head: bytes) -> Refusal | None:
         return refusals.unsupported("Tar archives", "Unpack it, or pack it as zip.")
     if head[4:8] == b"TFL3":
         return refusals.unsupported("TensorFlow Lite files")
-    # A protobuf whose first field is a small number (ir_version) and whose next is a known field of ModelProto.
-    if (
-        len(head) > 3
-        and head[0] == 0x08
-        and head[1] < 0x20
-        and head[2] in {0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42}
-    ):
-        return refusals.unsupported("ONNX files", "Export the weights with torch.save or as safetensors.")
     return None
+
+
+def _is_onnx(head: bytes) -> bool:
+    # A protobuf whose first field is a small number (ir_version) and whose next is a known field of ModelProto.
+    known = {0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72}
+    return len(head) > 3 and head[0] == 0x08 and head[1] < 0x20 and head[2] in known
 
 
 def _text_or_unknown(head: bytes, source: Source) -> str:

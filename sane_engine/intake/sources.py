@@ -6,10 +6,10 @@ are. Everything else (compressed entries, strided views, the other byte order) g
 
 from __future__ import annotations
 
-import hashlib
+import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -17,6 +17,7 @@ from typing import IO
 from sane_engine.checkpoint import Refusal
 from sane_engine.intake import refusals
 from sane_engine.intake.limits import MIB, Limits
+from sane_engine.intake.paths import open_below
 from sane_engine.intake.tree import Extent
 
 CHUNK = MIB
@@ -61,12 +62,15 @@ class Source:
             offset += len(piece)
             yield piece
 
-    def sha256(self) -> hashlib._Hash:
-        """Digest of the whole file."""
-        digest = hashlib.sha256()
-        for piece in self.chunks(0, self.size):
-            digest.update(piece)
-        return digest
+
+def open_given(path: Path, below: Path | None) -> IO[bytes]:
+    """Open a file of the user's: any, or with ``below`` only one that lies there, whatever links may say.
+
+    Raises:
+        Refusal: ``outside-root``, ``missing`` or ``unreadable``, with ``below``.
+        OSError: The system's own, without.
+    """
+    return path.open("rb") if below is None else os.fdopen(open_below(below, path), "rb")
 
 
 @dataclass
@@ -76,15 +80,29 @@ class Files:
     Attributes:
         folder: Private folder; every name in it is generated here.
         limits: Ceilings on what may be opened and spooled.
+        below: Folder that the user's files must lie in, or None for any place.
+        report: Called with the bytes of a pass over a file that are done, and how many there are.
         names: Of each file of the reply: ``("given", file name)`` beside the source, or ``("spool", name)``.
+        unpacked: Bytes in all spools together.
+        given_bytes: Bytes of the user's files together.
     """
 
     folder: Path
     limits: Limits
+    below: Path | None = None
+    report: Callable[[int, int], None] = lambda _done, _total: None
     names: list[tuple[str, str]] = field(default_factory=list)
+    unpacked: int = 0
+    given_bytes: int = 0
     _paths: list[Path] = field(default_factory=list)
     _streams: OrderedDict[int, IO[bytes]] = field(default_factory=OrderedDict)
     _blob: Spool | None = None
+
+    @property
+    def most_unpacked(self) -> int:
+        """How much may be unpacked in all: archives in archives multiply what each alone may do."""
+        given = self.given_bytes * self.limits.archive_ratio + self.limits.free_expansion_bytes
+        return min(self.limits.archive_bytes, given)
 
     def _add(self, path: Path, kind: str) -> int:
         self.names.append((kind, path.name))
@@ -95,7 +113,8 @@ class Files:
         """File number ``index``, open; the one that was used longest ago is closed beyond ``OPEN_FILES``."""
         stream = self._streams.pop(index, None)
         if stream is None:
-            stream = self._paths[index].open("rb" if self.names[index][0] == "given" else "r+b")
+            given, path = self.names[index][0] == "given", self._paths[index]
+            stream = open_given(path, self.below) if given else path.open("r+b")
         self._streams[index] = stream
         if len(self._streams) > OPEN_FILES:
             self._streams.popitem(last=False)[1].close()
@@ -110,9 +129,12 @@ class Files:
         index = self._add(path, "given")
         try:
             # A pipe or a device would block, or never end.
-            if not stat.S_ISREG(path.stat().st_mode):
+            if self.below is None and not stat.S_ISREG(path.stat().st_mode):
                 raise refusals.unreadable()
-            size = self.stream(index).seek(0, 2)
+            stream = self.stream(index)
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise refusals.unreadable()
+            size = stream.seek(0, 2)
         except Refusal:
             raise
         except (FileNotFoundError, ValueError):  # ValueError: a null character in the path
@@ -121,13 +143,14 @@ class Files:
             raise refusals.unreadable() from None
         if size > self.limits.file_bytes:
             raise refusals.too_large(refusals.size(size))
+        self.given_bytes += size
         return Source(self, size, index)
 
     def spool(self) -> Spool:
         """A new spool file with a generated name."""
         path = self.folder / f"spool-{len(self.names)}"
         path.touch(mode=0o600)
-        return Spool(Source(self, 0, self._add(path, "spool")), self.limits.archive_bytes)
+        return Spool(Source(self, 0, self._add(path, "spool")))
 
     @property
     def blob(self) -> Spool:
@@ -153,22 +176,23 @@ class Spool:
     """A file that only grows; each piece starts at a multiple of 64 bytes."""
 
     source: Source
-    ceiling: int
 
     def write(self, pieces: Iterator[bytes] | list[bytes]) -> Extent:
         """Append and say where it lies.
 
         Raises:
-            Refusal: ``too-large`` when the spool would pass its ceiling.
+            Refusal: ``too-large`` when all spools of a file together would pass their ceiling.
         """
+        files = self.source.files
         padding = -self.source.size % ALIGNMENT
         start = offset = self.source.size + padding
         stream = self.source.stream
         stream.seek(self.source.size)
         stream.write(b"\0" * padding)
         for piece in pieces:
-            if offset + len(piece) > self.ceiling:
-                raise refusals.too_large(f"more than {refusals.size(self.ceiling)} unpacked")
+            files.unpacked += len(piece)
+            if files.unpacked > files.most_unpacked:
+                raise refusals.too_large(f"more than {refusals.size(files.most_unpacked)} unpacked")
             # Making the next piece may have moved or closed the stream.
             stream = self.source.stream
             stream.seek(offset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import torch
@@ -12,40 +12,61 @@ from torch import Tensor
 from sane_engine.intake import refusals
 from sane_engine.intake.materialise import Row
 
+Opener = Callable[[], IO[bytes]]
 
-def read_tensors(rows: list[Row], files: list[Path]) -> tuple[dict[str, Tensor], int]:
+
+def read_tensors(rows: list[Row], opens: Sequence[Opener]) -> dict[str, Tensor]:
     """Read every tensor from where the child found it.
 
     The file may have changed since the child looked; the worst that can come of it is other numbers, or a refusal.
 
+    Args:
+        rows: The child's description of each.
+        opens: For each file of the reply, a function that opens it.
+
     Returns:
-        Name → tensor in the order of ``rows``, tied names sharing one object, and the number of entries that are
-        NaN or infinite.
+        Name → tensor in the order of ``rows``, tied names sharing one object.
 
     Raises:
-        Refusal: ``truncated`` or ``damaged``.
+        Refusal: ``truncated``, ``damaged`` or ``unreadable``.
     """
     tensors: list[Tensor] = []
     streams: dict[int, IO[bytes]] = {}
-    non_finite = 0
     try:
-        for _name, dtype, shape, file, offset, n_bytes, tied in rows:
+        for row in rows:
+            _name, _dtype, _shape, file, _offset, n_bytes, tied = row
             if tied >= 0:
                 tensors.append(tensors[tied])
                 continue
             if n_bytes and file not in streams:
                 for other in streams.values():
                     other.close()
-                streams = {file: files[file].open("rb")}
-            tensor = _read(streams[file], dtype, shape, offset, n_bytes) if n_bytes else _nothing(dtype, shape)
-            tensors.append(tensor)
-            non_finite += _count_non_finite(tensor)
+                streams = {file: opens[file]()}
+            tensors.append(_tensor(row, streams.get(file)))
     except OSError:
         raise refusals.unreadable() from None
     finally:
         for stream in streams.values():
             stream.close()
-    return {row[0]: tensor for row, tensor in zip(rows, tensors, strict=True)}, non_finite
+    return {row[0]: tensor for row, tensor in zip(rows, tensors, strict=True)}
+
+
+def read_one(row: Row, opens: Sequence[Opener]) -> Tensor:
+    """Read one tensor; see :func:`read_tensors`."""
+    try:
+        if not row[5]:
+            return _tensor(row, None)
+        with opens[row[3]]() as stream:
+            return _tensor(row, stream)
+    except OSError:
+        raise refusals.unreadable() from None
+
+
+def _tensor(row: Row, stream: IO[bytes] | None) -> Tensor:
+    _name, dtype, shape, _file, offset, n_bytes, _tied = row
+    if not n_bytes or stream is None:
+        return _nothing(dtype, shape)
+    return _read(stream, dtype, shape, offset, n_bytes)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -80,7 +101,8 @@ def _read(stream: IO[bytes], dtype: str, shape: list[int], offset: int, n_bytes:
     return raw.view(kind).reshape(shape)
 
 
-def _count_non_finite(tensor: Tensor) -> int:
+def count_non_finite(tensor: Tensor) -> int:
+    """Entries that are NaN or infinite."""
     if tensor.dtype in {torch.float16, torch.bfloat16, torch.float32, torch.float64}:
         return int(tensor.numel() - torch.isfinite(tensor).sum())
     return 0

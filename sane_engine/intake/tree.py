@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sane_engine.intake import refusals
 from sane_engine.intake.dtypes import ITEM_BYTES
 from sane_engine.intake.limits import Limits
+
+if TYPE_CHECKING:
+    from sane_engine.intake.sources import Files
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,26 @@ class Storage:
         locate: Finds the bytes, checked (CRC, exact size) and uncompressed; called only for tensors that are kept.
         big_endian: The elements are stored with the most significant byte first.
         inline: The bytes themselves, where a pickle holds them (a numpy array); ``locate`` is not called then.
+        stored: Bytes that the file spends on them, where that is not ``n_bytes``: a sparse tensor.
+        dense: Writes the bytes out where the file does not have them as such; ``locate`` is not called then.
     """
 
     n_bytes: int
     locate: Callable[[], Extent]
     big_endian: bool = False
     inline: bytes | None = None
+    stored: int | None = None
+    dense: Callable[[Files], Extent] | None = None
     _extent: Extent | None = field(default=None, repr=False)
 
-    def extent(self) -> Extent:
+    def extent(self, files: Files) -> Extent:
         """The checked bytes, found once.
 
         Raises:
-            Refusal: ``damaged`` or ``truncated``.
+            Refusal: ``damaged``, ``truncated`` or ``too-large``.
         """
         if self._extent is None:
-            found = self.locate()
+            found = self.locate() if self.dense is None else self.dense(files)
             if found.n_bytes != self.n_bytes:
                 raise refusals.damaged("a tensor's data has another size than declared")
             self._extent = found

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sane_engine.intake import refusals
-from sane_engine.intake.constructors import NumpyArray
+from sane_engine.intake.constructors import QUANTISED, NumpyArray
 from sane_engine.intake.limits import Limits
 from sane_engine.intake.tree import Contents, Opaque, TensorView
 
@@ -35,6 +35,9 @@ _LIGHTNING = {
 
 _PREFIXES = ("module.", "_orig_mod.")
 """What nn.DataParallel and torch.compile put before every name."""
+
+_TENSOR = re.compile(r"tensor|array|is not read|table of several")
+"""Reasons that belong to a tensor, as opposed to a number or a text beside it."""
 
 _PROPERTY_CHARACTERS = 200
 _PROPERTY_DEPTH = 3
@@ -78,6 +81,11 @@ def unwrap(contents: Contents, limits: Limits) -> Found:
     if not found.tensors:
         if _is_optimizer(root) or any("optimizer" in reason for _, reason in found.ignored):
             raise refusals.optimizer_only()
+        left_out = [(name, reason) for name, reason in found.ignored if _TENSOR.search(reason)]
+        if any(reason == QUANTISED for _, reason in left_out):
+            raise refusals.quantised()
+        if left_out:
+            raise refusals.nothing_readable(*left_out[0], len(left_out))
         raise refusals.no_tensors(_describe(root))
     if len(found.tensors) > limits.tensors:
         raise refusals.too_large(f"{len(found.tensors):,} tensors")

@@ -49,6 +49,8 @@ def read_safetensors(source: Source, limits: Limits) -> Contents:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise refusals.damaged("its metadata is not a table of strings")
+    if len(header) > limits.tensors:
+        raise refusals.too_large(f"{len(header):,} tensors")
     order = metadata.pop(ORDER_KEY, "")
     start = 8 + length
     contents = Contents("safetensors", {}, metadata=metadata, flat=True)

@@ -1,4 +1,4 @@
-"""Files made to hurt, and files that are not what they seem. Each is built by the tests that use it."""
+"""How files of every container are put together, and taken apart, byte by byte."""
 
 from __future__ import annotations
 
@@ -87,3 +87,42 @@ def overlapping_zip() -> bytes:
     broken = bytearray(data)
     broken[second + 42 : second + 46] = data[first + 42 : first + 46]
     return bytes(broken)
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    """An .npz with one array ``w`` whose header is ``header``."""
+    encoded = header.encode()
+    return zip_bytes({"w.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(encoded)) + encoded + data})
+
+
+def varint(number: int) -> bytes:
+    """A number as protocol buffers write it; a negative one has ten bytes."""
+    number &= 2**64 - 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def field(number: int, value: int | bytes | str) -> bytes:
+    """One field of a protocol buffer: a number, or bytes behind their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def onnx_tensor(name: str, code: int, dims: tuple[int, ...], *rest: bytes) -> bytes:
+    """A TensorProto; ``rest`` are its data fields."""
+    return b"".join(field(1, size) for size in dims) + field(2, code) + b"".join(rest) + field(8, name)
+
+
+def onnx_model(*graph: bytes) -> bytes:
+    """An ONNX file around the fields of a graph."""
+    return field(1, 8) + field(2, "by hand") + field(7, b"".join(graph)) + field(8, field(2, 17))
+
+
+def onnx_floats(name: str, values: list[float], dims: tuple[int, ...]) -> bytes:
+    """The field of a graph with one float initialiser."""
+    return field(5, onnx_tensor(name, 1, dims, field(9, struct.pack(f"<{len(values)}f", *values))))
