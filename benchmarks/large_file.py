@@ -1,7 +1,7 @@
 """What it costs to look into a file of 2 GB: memory and time of the header alone, of the whole, and of a stop.
 
-``python -m benchmarks.large_file [--megabytes 2000]`` writes a safetensors file that is mostly a hole (it takes next
-to no room on the disk, yet is read in full), and runs each step in a process of its own. Memory is the largest
+``python -m benchmarks.large_file [--megabytes 2000]`` writes a safetensors file that is mostly a hole (it takes
+next to no room on the disk, yet is read in full), and runs each step in a process of its own. Memory is the largest
 resident memory of that process and of its child, added up, as the system counts them.
 """
 
