@@ -97,6 +97,12 @@ def _functional(seed: int) -> Representation:
     return made
 
 
+def _functional(seed: int) -> Representation:
+    from sane_engine.baselines.functional import FunctionalConfig, FunctionalRepresentation
+
+    return FunctionalRepresentation(config=FunctionalConfig(seed=seed))
+
+
 def _sane(name: str, **options: Any) -> Make:
     def make(seed: int) -> Representation:
         from sane_engine.representations.sane_encodings import SaneEncoding
@@ -136,6 +142,16 @@ _ENTRIES = (
         "Path norms, activations and outputs on fixed noise; runs the network.",
         "architecture",
         _behaviour,
+    ),
+    Entry(
+        "functional",
+        "Universal neural functional",
+        "Supervised: a permutation-invariant network trained on accuracy, epoch and gap of the training models "
+        "(Zhou et al. 2024); intervals come out too narrow, since it saw the training labels.",
+        "training",
+        _functional,
+        depends_on_training=True,
+        seeded=True,
     ),
     Entry(
         "token-pca",
