@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from sane_engine.checkpoint import Refusal
@@ -38,16 +36,6 @@ class Entry:
     depends_on_training: bool = False
     seeded: bool = False
     version: int = 1
-
-    @property
-    def available(self) -> bool:
-        """Whether the code for it is there."""
-        module = _OPTIONAL.get(self.name)
-        return module is None or find_spec(module) is not None
-
-
-# Rooms that a checkout may lack.
-_OPTIONAL: dict[str, str] = {"functional": "sane_engine.baselines.functional.representation"}
 
 
 def _raw(seed: int) -> Representation:
@@ -90,11 +78,6 @@ def _hyper(seed: int) -> Representation:
     from sane_engine.baselines.hyper_representation import HyperRepresentation
 
     return HyperRepresentation(seed=seed)
-
-
-def _functional(seed: int) -> Representation:
-    made: Representation = import_module(_OPTIONAL["functional"]).FunctionalRepresentation(seed=seed)
-    return made
 
 
 def _functional(seed: int) -> Representation:
@@ -144,16 +127,6 @@ _ENTRIES = (
         _behaviour,
     ),
     Entry(
-        "functional",
-        "Universal neural functional",
-        "Supervised: a permutation-invariant network trained on accuracy, epoch and gap of the training models "
-        "(Zhou et al. 2024); intervals come out too narrow, since it saw the training labels.",
-        "training",
-        _functional,
-        depends_on_training=True,
-        seeded=True,
-    ),
-    Entry(
         "token-pca",
         "Per-token PCA",
         "Control: principal components of the tokens, as many as SANE has latents, pooled like SANE per layer.",
@@ -181,8 +154,9 @@ _ENTRIES = (
     ),
     Entry(
         "functional",
-        "Neural functional (UNF)",
-        "Pooled features of an equivariant autoencoder over weight tensors (Zhou et al. 2024).",
+        "Universal neural functional",
+        "Supervised: a permutation-invariant network trained on accuracy, epoch and gap of the training models "
+        "(Zhou et al. 2024); intervals come out too narrow, since it saw the training labels.",
         "training",
         _functional,
         depends_on_training=True,
@@ -213,8 +187,8 @@ COMBINATION = "combination"
 
 
 def representations() -> dict[str, Entry]:
-    """Every representation that can be made here, by name, in the order a table shows them."""
-    return {entry.name: entry for entry in _ENTRIES if entry.available}
+    """Every representation by name, in the order a table shows them."""
+    return {entry.name: entry for entry in _ENTRIES}
 
 
 def representation(name: str) -> Entry:
