@@ -152,10 +152,13 @@ def broken(change: str) -> tuple[Zoo, str]:
     if change == "mixed-layouts":
         models = [zoo.tensors(i) for i in range(11)] + [{"other": torch.zeros(3)}]
         return Zoo.from_models("z", zoo.table, models), "norm"
+    if change == "no-symmetry":
+        table = zoo.table.assign(norm=np.arange(12.0))
+        return Zoo.from_stacked("z", table, {"scale": torch.rand(12, 3)}), "norm"
     return (zoo.select([0, 1]), "norm") if change == "too-few-models" else (zoo, "activation")
 
 
-@pytest.mark.parametrize("code", ["not-finite", "mixed-layouts", "too-few-models", "no-target"])
+@pytest.mark.parametrize("code", ["not-finite", "mixed-layouts", "too-few-models", "no-target", "no-symmetry"])
 def test_what_cannot_be_learnt_is_refused(code: str) -> None:
     zoo, target = broken(code)
     with pytest.raises(Refusal) as refusal:

@@ -105,8 +105,9 @@ class FunctionalRepresentation:
             cancelled: Asked before each step.
 
         Raises:
-            Refusal: The models differ in layout (``mixed-layouts``), a weight is not finite (``not-finite``), or
-                there is no target (``no-target``) or too few models (``too-few-models``).
+            Refusal: The models differ in layout (``mixed-layouts``), a weight is not finite (``not-finite``),
+                there is no target (``no-target``), there are too few models (``too-few-models``), or nothing is
+                known to be permutable (``no-symmetry``).
             Cancelled: The caller asked to stop.
         """
         config = self.config
@@ -124,6 +125,12 @@ class FunctionalRepresentation:
             raise Refusal("too-few-models", "A functional needs at least three training models.", "Add models.")
         with torch.random.fork_rng(devices=[]):  # rebuilding a module to trace draws random weights
             symmetry = symmetry_of_zoo(train)
+        if symmetry.is_trivial:
+            raise Refusal(
+                "no-symmetry",
+                f"Nothing is known to change places in these networks: {'; '.join(symmetry.notes) or 'no units'}.",
+                "Give the zoo an architecture or a symmetry.json.",
+            )
         for member in range(config.members):
             seed = 1000 * config.seed + member
             fractions = (1 - config.validation, config.validation, 0.0)
