@@ -334,15 +334,16 @@ def find_precomputed(
         encoder_name: Name of the embedded encoder, if it is one.
 
     Raises:
-        Refusal: The files are damaged.
+        Refusal: The files that ship are damaged; damaged ones in the workspace count as none and are made again.
     """
-    candidates = [precomputed_folder(zoo_digest, encoder_digest)]
+    own = precomputed_folder(zoo_digest, encoder_digest)
+    candidates = [own]
     if zoo_name and encoder_name:
         candidates.insert(0, embedded_folder(zoo_name, encoder_name))
     for folder in candidates:
         try:
             return read_precomputed(folder, zoo_digest=zoo_digest, encoder_digest=encoder_digest)
         except Refusal as refusal:
-            if refusal.code not in ("not-precomputed", "stale-precomputed"):
+            if folder != own and refusal.code not in ("not-precomputed", "stale-precomputed"):
                 raise
     return None

@@ -149,3 +149,21 @@ def test_every_shipped_record_belongs_to_what_ships() -> None:
         found = demo.load_precomputed(zoo_name, encoder_name)
         assert found is not None, f"{folder.name} is stale: run precompute again"
         assert found.record["weightwatcher_rows"] == "all"
+
+
+def test_damaged_embeddings_in_the_workspace_count_as_none_and_are_made_again(
+    zoo: Zoo, encoder: Sane, workspace: Path
+) -> None:
+    folder = demo.precomputed_folder(zoo.digest, encoder.digest)
+    made = demo.precompute(zoo, encoder)
+    assert demo.find_precomputed(zoo.digest, encoder.digest) is not None
+    for damaged in sorted(folder.iterdir()):
+        whole = damaged.read_bytes()
+        for content in (b"", whole[: len(whole) // 2]):
+            damaged.write_bytes(content)
+            assert demo.find_precomputed(zoo.digest, encoder.digest) is None, damaged.name
+        damaged.write_bytes(whole)
+    (folder / "weightwatcher.parquet").write_bytes(b"")
+    again = demo.precompute(zoo, encoder)
+    assert (again.embeddings.models == made.embeddings.models).all()
+    assert demo.find_precomputed(zoo.digest, encoder.digest) is not None

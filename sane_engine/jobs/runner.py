@@ -32,6 +32,7 @@ from sane_engine.jobs.job import (
 )  # fmt: skip
 from sane_engine.jobs.queue import start_queued, stop_tree
 from sane_engine.progress import Cancelled
+from sane_engine.workspace import sync
 
 NICENESS = 15
 _POLL = 0.1
@@ -95,6 +96,7 @@ def _run(folder: Path, arguments: tuple[str, ...]) -> dict[str, Any]:
             stop_tree(process)
             child.wait()
     if child.returncode == 0:
+        sync(partial)
         partial.replace(folder / RESULT)
         return {"state": "done", "outcome": ""}
     partial.unlink(missing_ok=True)

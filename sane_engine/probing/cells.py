@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +89,11 @@ def features_of(zoo: Zoo, cell: Cell, *, progress: Progress, cancelled: CancelCh
         Refusal: The representation cannot be made of this zoo.
         Cancelled: The caller asked to stop.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
     path = zoo_folder(zoo.digest) / "features" / f"{cell.entry.name}-{_features_key(zoo, cell)}.safetensors"
-    if path.is_file():
+    with suppress(OSError, KeyError, SafetensorError):  # not there, or damaged: made again
         return load_file(path)["features"]
     train = zoo.select(np.flatnonzero(~cell.split.test))
     made = cell.entry.make(cell.seed).fit(train, progress=progress, cancelled=cancelled)
@@ -139,6 +141,10 @@ def score_cell(
     return [kept.found[target.name] for target in targets]
 
 
+def _whole(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(scores, dict) for scores in content.values())
+
+
 class Kept:
     """Finished scores of one cell, one JSON file."""
 
@@ -146,8 +152,9 @@ class Kept:
         self._cell = cell
         self._path = zoo_folder(zoo_digest) / "cells" / f"{cell.entry.name}-{cell.number}-{cell.seed}-{key}.json"
         self.found: dict[str, dict[str, Any]] = {}
-        if self._path.is_file():
-            self.found = json.loads(self._path.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError):  # not there, or damaged: scored again
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            self.found = content if _whole(content) else {}
 
     def add(self, result: ProbeResult, notes: Sequence[str] = ()) -> None:
         """Keep one more."""

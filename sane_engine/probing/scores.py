@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,12 @@ def known_table(zoo_digest: str, zoo_name: str = "") -> ProbeTable | None:
         zoo_name: Name of the embedded zoo, if it is one.
 
     Raises:
-        Refusal: A table is damaged.
+        Refusal: The table that ships is damaged; a damaged one in the workspace counts as none.
     """
-    paths = [workspace_root() / "probes" / zoo_digest[:16] / "table.json"]
-    if zoo_name:
-        paths.insert(0, assets_root() / "probes" / f"{zoo_name}.json")
-    tables = [ProbeTable.load(path) for path in paths if path.is_file()]
+    tables = []
+    if zoo_name and (shipped := assets_root() / "probes" / f"{zoo_name}.json").is_file():
+        tables.append(ProbeTable.load(shipped))
+    with suppress(Refusal):
+        tables.append(ProbeTable.load(workspace_root() / "probes" / zoo_digest[:16] / "table.json"))
     own = [table for table in tables if table.record.get("zoo_digest") == zoo_digest]
     return max(own, key=lambda table: len(table.cells), default=None)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.representations.protocol import Features, as_features, one_layout
 from sane_engine.sane.config import SaneConfig
-from sane_engine.workspace import workspace_root
+from sane_engine.workspace import discard, workspace_root
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,8 @@ class SaneEncoding:
 
     def fit(self, train: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Self:
         """Pretrain on all rows given; an interrupted training goes on where it stopped."""
+        from safetensors import SafetensorError
+
         from sane_engine.sane import pretrain
 
         zoo = train.with_columns(split="train")
@@ -71,7 +74,13 @@ class SaneEncoding:
         if self.keep:
             key = json.dumps([train.weights_digest, self.config.to_json()], sort_keys=True)
             folder = workspace_root() / "probes" / "encoders" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.encoder = pretrain(zoo, self.config, folder=folder, progress=progress, cancelled=cancelled)
+        try:
+            self.encoder = pretrain(zoo, self.config, folder=folder, progress=progress, cancelled=cancelled)
+        except (Refusal, SafetensorError):
+            if folder is None or not folder.exists():
+                raise
+            discard(folder)  # its name says that it belongs to this training: what cannot be read is damaged
+            self.encoder = pretrain(zoo, self.config, folder=folder, progress=progress, cancelled=cancelled)
         return self
 
     def transform(

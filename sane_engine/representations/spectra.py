@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
-from sane_engine.workspace import atomic_file, workspace_root
+from sane_engine.workspace import atomic_file, visible, workspace_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +56,8 @@ def cached_spectra(
 
     keys = checkpoint_keys(zoo)
     folder = workspace_root() / "spectra"
-    kept = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
-    parts = [frame[frame["checkpoint"].isin(set(keys))] for frame in kept]
+    kept = [_read(path) for path in visible(folder, "*.parquet")]
+    parts = [frame[frame["checkpoint"].isin(set(keys))] for frame in kept if frame is not None]
     known = {key for part in parts for key in part["checkpoint"].unique().tolist()}
     missing = list({key: row for row, key in enumerate(keys) if key not in known}.values())
     for start in range(0, len(missing), CHECKPOINTS_A_FILE):
@@ -77,3 +78,14 @@ def cached_spectra(
     rows_of = pd.DataFrame({"checkpoint": keys, "row": range(len(keys))})
     joined = rows_of.merge(table, on="checkpoint", how="left").drop(columns="checkpoint")
     return joined.sort_values(["row", "layer"], ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    """One file of the cache; None where it is damaged, and so computed again."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError):  # pyarrow's own errors are among these
+        return None
+    return frame if {"checkpoint", "layer", "name", "reason"} <= set(frame.columns) else None

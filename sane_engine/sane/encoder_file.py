@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.workspace import assets_root, atomic_folder, workspace_root
+from sane_engine.workspace import assets_root, atomic_folder, visible, workspace_root
 
 if TYPE_CHECKING:
     from sane_engine.sane.model import Sane
@@ -98,9 +98,7 @@ def load_encoder(path_or_name: str | Path) -> Sane:
 def encoder_folders() -> dict[str, Path]:
     """Encoders that have a name: those that ship with the code, and those trained into the workspace."""
     roots = (workspace_root() / "encoders", assets_root() / "encoders")
-    return {
-        record.parent.name: record.parent for root in roots for record in sorted(root.glob(f"*/{ENCODER_JSON}"))
-    }
+    return {record.parent.name: record.parent for root in roots for record in visible(root, f"*/{ENCODER_JSON}")}
 
 
 def _folder(path_or_name: str | Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress
-from sane_engine.workspace import assets_root, workspace_root
+from sane_engine.workspace import assets_root, visible, workspace_root
 
 if TYPE_CHECKING:
     from sane_engine.zoo.zoo import Zoo
@@ -22,7 +22,7 @@ def embedded_zoos() -> list[str]:
 def zoo_folders() -> dict[str, Path]:
     """Zoos that have a name: those trained into the workspace, and those that ship with the code, which win."""
     roots = (workspace_root() / "zoos", assets_root() / "zoos")
-    return {record.parent.name: record.parent for root in roots for record in sorted(root.glob("*/zoo.json"))}
+    return {record.parent.name: record.parent for root in roots for record in visible(root, "*/zoo.json")}
 
 
 def load_zoo(
