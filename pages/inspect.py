@@ -12,6 +12,7 @@ from pages.components.current import Current, current, embedded
 from pages.components.errors import explain, show_failure, show_refusal
 from pages.components.hover import hover_texts
 from pages.components.identity import identity_card
+from pages.components.inspect_prediction import prediction
 from pages.components.inspection import (
     Inspected,
     drop,
@@ -122,7 +123,7 @@ def _model_of_the_zoo(now: Current | None) -> list[Inspected]:
     key = f"{now.zoo.digest[:16]}-{row}"
     if key not in cache:
         cache.clear()
-        cache[key] = Inspected(key, now.name_of(row), now.zoo.tensors(row))
+        cache[key] = Inspected(key, now.name_of(row), now.zoo.tensors(row), zoo_row=row)
     return [cache[key]]
 
 
@@ -179,6 +180,18 @@ def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[st
         else:
             views |= {} if found is None else {"sane": found}
     return {kind: views[kind] for kind in (*KINDS, "statistics") if kind in views}
+
+
+def _predictions(models: list[Inspected], now: Current, known: Precomputed) -> None:
+    """What the zoo predicts for each network, or that it cannot."""
+    st.subheader("Prediction", anchor=False)
+    if now.accuracy is None:
+        explain("The zoo says nothing of its models' accuracy, so nothing can be learnt from it.")
+        return
+    places = st.tabs([inert(model.name) for model in models]) if len(models) > 1 else [st.container()]
+    for place, model in zip(places, models, strict=True):
+        with place:
+            prediction(model, now, known)
 
 
 def _where(models: list[Inspected], now: Current, known: Precomputed) -> None:
@@ -319,6 +332,7 @@ def main() -> None:
     known = embedded(now) if now is not None else None
     tables = _curves(models, now, known)
     if now is not None and known is not None:
+        _predictions(models, now, known)
         _where(models, now, known)
     _symmetry(models, now)
     st.subheader("Layers", anchor=False)

@@ -37,6 +37,8 @@ class Inspected:
         checkpoint: What the intake found, or None for a model of the zoo.
         layers: Tables by kind; those of SANE by ``sane-`` and the encoder's and zoo's digests.
         vectors: Model vectors [f] by the encoder's digest.
+        layer_vectors: Layer vectors [L, f] by the encoder's digest, if it was trained on this architecture.
+        zoo_row: Row in the zoo's table, for a model of the zoo.
         notes: Sentences about the embedding, by the encoder's digest.
         problems: Refusals by what was tried.
     """
@@ -47,6 +49,8 @@ class Inspected:
     checkpoint: Checkpoint | None = None
     layers: dict[str, pd.DataFrame] = field(default_factory=dict)
     vectors: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    layer_vectors: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    zoo_row: int | None = None
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, Refusal] = field(default_factory=dict)
 
@@ -123,14 +127,25 @@ def embed_model(model: Inspected, now: Current, progress: Progress) -> pd.DataFr
     if key in model.problems:
         return None
     try:
-        embeddings = embed(get_encoder(now.encoder), [model.tensors], keep_tokens=False, progress=progress)
+        tensors = in_zoo_order(model.tensors, now)
+        embeddings = embed(get_encoder(now.encoder), [tensors], keep_tokens=False, progress=progress)
     except Refusal as refusal:
         model.problems[key] = refusal
         return None
     model.vectors[encoder_digest] = embeddings.models[0]
+    if not embeddings.foreign[0]:
+        model.layer_vectors[encoder_digest] = embeddings.layers[0]
     model.notes[encoder_digest] = embeddings.notes
     model.layers[key] = embedding_features(embeddings, known.reference).drop(columns="row")
     return model.layers[key]
+
+
+def in_zoo_order(tensors: Mapping[str, Tensor], now: Current) -> Mapping[str, Tensor]:
+    """A network of the zoo's names and shapes in the zoo's order; safetensors files come sorted by name."""
+    parameters = now.zoo.signature(0) if len(now.zoo.table) else ()
+    if {p.name: tuple(p.shape) for p in parameters} != {name: tuple(t.shape) for name, t in tensors.items()}:
+        return tensors
+    return {p.name: tensors[p.name] for p in parameters}
 
 
 def problems(model: Inspected) -> list[Refusal]:

@@ -29,6 +29,7 @@ _PAGES = (
     ("explore", "Explore"),
     ("zoo", "Zoo"),
     ("layers", "Layers"),
+    ("predict", "Predict"),
     ("inspect", "Inspect"),
     ("train", "Train"),
     ("jobs", "Jobs"),

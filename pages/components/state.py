@@ -18,6 +18,8 @@ SELECTION, SELECTION_ZOO, PINNED = "selection", "selection_zoo", "pinned"
 LEVEL, METHOD, COLOUR, EPOCH, GESTURE = "level", "map", "colour", "epoch", "gesture"
 LAYER_LEFT, LAYER_RIGHT = "left", "right"
 OPENED_MODEL = "model"
+PREDICT_VIEW, PREDICT_SCORE, PREDICT_BY, PREDICT_TARGET = "show", "score", "by", "target"
+FEATURE_VIEW, FEATURE_NAME, FEATURE_LAYER = "of", "feature", "layer"
 SYMMETRY, MOVED, REFERENCE = "symmetry", "moved", "reference"
 
 # Longer addresses are cut by some programs; a selection that does not fit stays in the session only.
@@ -81,6 +83,13 @@ _LINKED = (
     _Linked(LAYER_LEFT, None),
     _Linked(LAYER_RIGHT, None),
     _Linked(OPENED_MODEL, None),
+    _Linked(PREDICT_VIEW, "Table"),
+    _Linked(PREDICT_SCORE, None),
+    _Linked(PREDICT_BY, None),
+    _Linked(PREDICT_TARGET, None),
+    _Linked(FEATURE_VIEW, None),
+    _Linked(FEATURE_NAME, None),
+    _Linked(FEATURE_LAYER, None),
     _Linked(SYMMETRY, False, lambda text: text == "1", lambda shown: "1" if shown else ""),
     _Linked(MOVED, None, _read_row, _write_row),
     _Linked(REFERENCE, None, _read_row, _write_row),

@@ -18,7 +18,7 @@ from pages.components import state
 
 Open = Callable[..., AppTest]
 
-PAGES = ("explore", "zoo", "layers", "inspect")
+PAGES = ("explore", "zoo", "layers", "predict", "inspect")
 
 
 def texts(app: AppTest) -> str:

@@ -1,0 +1,168 @@
+"""A property over any single feature of the networks: the paper's question to WeightWatcher's alpha and to SANE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.components import state
+from pages.components.charts import map_figure
+from pages.components.current import Current, embedded
+from pages.components.errors import explain
+from pages.components.hover import hover_texts
+from pages.components.labels import label, short_label
+from pages.components.palette import palette
+from pages.components.predict_features import VIEWS, layer_table_of
+from pages.components.show import one_line, show_figure, show_table, three
+from pages.components.working import working
+from sane_engine.baselines import FEATURES, feature
+from sane_engine.probing.folds import groups_of
+from sane_engine.probing.single_feature import Correlation, correlate
+from sane_engine.zoo.table import kind_of
+
+if TYPE_CHECKING:
+    from sane_engine.zoo import Zoo
+
+ALL_LAYERS = "mean over layers"
+_PREFERRED = {"weightwatcher": "alpha", "sane": "pc1", "statistics": "weight_var"}
+
+
+def feature_view(now: Current) -> None:
+    """Choose a feature, a layer and a property; see the scatter and the ranking of all features."""
+    known = embedded(now)
+    if known is None:
+        return
+    numeric = [name for name in now.zoo.properties if now.zoo.kind(name) == "numeric" and name != "seed"]
+    if not numeric:
+        explain("This zoo has no numeric property.", "Open a zoo with a table of properties.")
+        return
+    a, b, c, d, e = st.columns(5)
+    state.keep_valid(state.FEATURE_VIEW, list(VIEWS), "weightwatcher")
+    view = str(
+        a.selectbox(
+            "Feature of",
+            list(VIEWS),
+            format_func=VIEWS.__getitem__,
+            key=state.FEATURE_VIEW,
+            persist_state="session",
+        )
+    )
+    names = [item.name for item in FEATURES[view]]
+    state.keep_valid(state.FEATURE_NAME, names, _PREFERRED[view])
+    chosen = str(
+        b.selectbox("Feature", names, format_func=lambda n: feature(view, n).label, key=state.FEATURE_NAME)
+    )
+    with working("Looking at the layers") as progress:
+        frame = layer_table_of(view, now, known, progress)
+    layers = [ALL_LAYERS, *dict.fromkeys(frame["name"].tolist())][:200]
+    state.keep_valid(state.FEATURE_LAYER, layers, ALL_LAYERS)
+    layer = str(
+        c.selectbox("Layer", layers, format_func=one_line, key=state.FEATURE_LAYER, persist_state="session")
+    )
+    state.keep_valid(state.PREDICT_TARGET, numeric, now.accuracy or numeric[0])
+    target = str(
+        d.selectbox(
+            "Property",
+            numeric,
+            format_func=lambda n: one_line(short_label(n)),
+            key=state.PREDICT_TARGET,
+            persist_state="session",
+        )
+    )
+    colours = [name for name in ("family", *now.zoo.properties) if name in now.zoo.table.columns]
+    state.keep_valid("feature-colour", colours, "epoch" if "epoch" in colours else colours[0])
+    colour = str(
+        e.selectbox(
+            "Colour",
+            colours,
+            format_func=lambda n: one_line(short_label(n)),
+            key="feature-colour",
+            persist_state="session",
+        )
+    )
+    values = by_model(frame, names, layer, len(now.zoo.table))
+    left, right = st.columns([1.5, 1], gap="medium")
+    with left:
+        _scatter(now, values[chosen].to_numpy(), view, chosen, layer, target, colour)
+    with right:
+        st.subheader("All features", anchor=False)
+        show_table(ranking(values, now.zoo, view, target), f"features-{now.name}-{view}-{target}", height=440)
+
+
+def by_model(frame: pd.DataFrame, names: list[str], layer: str, n_rows: int) -> pd.DataFrame:
+    """One number a feature and checkpoint: that of a layer, or the mean over the layers that have one."""
+    part = frame if layer == ALL_LAYERS else frame[frame["name"] == layer]
+    return part.groupby("row")[names].mean().reindex(range(n_rows))
+
+
+def ranking(values: pd.DataFrame, zoo: Zoo, view: str, target: str) -> pd.DataFrame:
+    """Every feature with its rank correlation, the strongest first; intervals by drawing whole models."""
+    truth = zoo.table[target].to_numpy(dtype=float, na_value=np.nan)
+    groups = groups_of(zoo.table)
+    rows = []
+    for name in values.columns:
+        found = correlate(values[name].to_numpy(dtype=float), truth, groups)
+        if found is not None:
+            rows.append(
+                {
+                    "feature": feature(view, str(name)).label,
+                    "Spearman's ρ": found.rho,
+                    "low": found.low,
+                    "high": found.high,
+                    "Kendall's τ": found.tau,
+                    "n": found.n,
+                }
+            )
+    table = pd.DataFrame(rows, columns=["feature", "Spearman's ρ", "low", "high", "Kendall's τ", "n"])
+    return table.sort_values("Spearman's ρ", key=np.abs, ascending=False, ignore_index=True)
+
+
+def said_of(found: Correlation | None) -> str:
+    """The correlation as a caption says it."""
+    if found is None:
+        return "no correlation: a column never varies, or too few values"
+    interval = f" (95 % interval {three(found.low)} to {three(found.high)})" if found.low == found.low else ""
+    return (
+        f"Spearman's ρ = {three(found.rho)}{interval}, Kendall's τ = {three(found.tau)}, n = {found.n} checkpoints "
+        f"of {found.n_groups} models, all splits, bootstrap over models, seed {found.seed}"
+    )
+
+
+def _scatter(now: Current, x: np.ndarray, view: str, name: str, layer: str, target: str, colour: str) -> None:
+    table = now.zoo.table
+    truth = table[target].to_numpy(dtype=float, na_value=np.nan)
+    item = feature(view, name)
+    found = correlate(x, truth, groups_of(table))
+    points = pd.DataFrame(
+        {
+            "x": x,
+            "y": truth,
+            "row": np.arange(len(table)),
+            "hover": hover_texts(table, [target]),
+            colour: table[colour],
+        }
+    )
+    points = points[np.isfinite(points["x"]) & np.isfinite(points["y"])].reset_index(drop=True)
+    if not len(points):
+        explain(f"{VIEWS[view]} has no {item.label} for this layer.", "Choose another layer or feature.")
+        return
+    where = layer if layer == ALL_LAYERS else f"layer {layer}"
+    figure = map_figure(
+        points,
+        colour,
+        numeric=kind_of(table[colour]) == "numeric",
+        axes=(f"{item.label}, {where}", label(target)),
+        colours=palette(),
+        chosen=set(),
+        dragmode="pan",
+        pinned=now.pinned,
+        height=440,
+    )
+    figure.update_xaxes(title=f"{item.label} ({where})")
+    said = f"{item.meaning} {said_of(found)}"
+    if view == "sane":
+        said += f" · encoder {now.encoder}"
+    show_figure(figure, f"feature-{now.name}-{view}-{name}-{target}", said, alt=f"{target} over {item.label}")
