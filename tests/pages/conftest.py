@@ -34,15 +34,6 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _use(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANE_ASSETS", str(root))
-    for module in (
-        "sane_engine.workspace",
-        "sane_engine.demo",
-        "sane_engine.probing.scores",
-        "sane_engine.zoo.loading",
-        "pages.components.library",
-        "sane_engine.sane.encoder_file",
-    ):
-        monkeypatch.setattr(f"{module}.assets_root", lambda: root)
     monkeypatch.setattr(library, "_KEPT", Memory(6))
     monkeypatch.setattr(warm._WarmUp, "started", True)  # a thread that imports would outlive the test
 
