@@ -35,7 +35,7 @@ def take(executable: str, files: list[Path]) -> None:
         with server(Path(workspace)) as address:
             for scheme in ("light", "dark"):
                 page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
-                for name in ("explore", "zoo", "layers"):
+                for name in ("explore", "zoo", "layers", "predict"):
                     chosen = "" if name == "explore" else CHOSEN
                     page.goto(f"{address}/{name}?zoo=digits&encoder=digits-sane&{chosen}")
                     settle(page)

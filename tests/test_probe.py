@@ -12,9 +12,11 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sane_engine import Refusal, probe
 from sane_engine.probing import fit_predictor, grouped_folds, probe_targets, split_hash
 from sane_engine.probing.basis import Basis, Scaler
+from sane_engine.probing.by_layer import probe_layers
 from sane_engine.probing.conformal import group_weights, upper_quantile
 from sane_engine.probing.folds import groups_of
 from sane_engine.probing.regression import STRENGTHS, fit_ridge, prepare
+from sane_engine.probing.single_feature import correlate
 from sane_engine.probing.targets import as_target
 
 
@@ -238,3 +240,33 @@ def test_what_cannot_be_probed_is_refused() -> None:
 def test_a_feature_that_never_varies_counts_for_nothing() -> None:
     x = np.asarray([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
     assert Scaler.fit(x).apply(np.asarray([[2.0, 1e9]]))[0, 1] == 0.0
+
+
+def test_a_single_feature_is_ranked_with_an_interval_over_models() -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat([str(i) for i in range(40)], 5).astype(object)
+    x = np.repeat(random.normal(size=40), 5)
+    found = correlate(x, np.exp(x), groups)
+    assert found is not None
+    assert found.rho == pytest.approx(1.0)
+    assert found.tau == pytest.approx(1.0)
+    # Forty independent models, however many checkpoints: the interval must not shrink with copies.
+    y = x + np.repeat(random.normal(size=40), 5)
+    few = correlate(y[::5], x[::5], groups[::5])
+    many = correlate(y, x, groups)
+    assert few is not None and many is not None
+    assert many.low < many.rho < many.high
+    assert (many.high - many.low) == pytest.approx(few.high - few.low, rel=0.05)
+    assert correlate(x, np.full_like(x, 2.0), groups) is None
+    missing = np.where(np.arange(len(x)) < 100, np.nan, x)
+    part = correlate(missing, x, groups)
+    assert part is not None and (part.n, part.n_groups) == (100, 20)
+
+
+def test_the_layer_that_carries_the_signal_is_found() -> None:
+    x, table = zoo_like(noise=0.05)
+    noise = np.random.default_rng(0).normal(size=x.shape)
+    found = probe_layers(np.stack([noise, x, -noise], axis=1), ["first", "middle", "last"], table, "quality")
+    scores = found.set_index("name")["score"]
+    assert scores["middle"] > 0.98 and scores["all layers"] > 0.9
+    assert scores["first"] < 0.1 and scores["last"] < 0.1

@@ -121,7 +121,8 @@ def score_cell(
         Cancelled: The caller asked to stop; finished targets stay.
     """
     kept = Kept(zoo.digest, digest_of(_features_key(zoo, cell), cell.split.hash, vars(options)), cell)
-    missing = [target for target in targets if target.name not in kept.found]
+    # The scale of a property follows from its values: a rule that changed must not be answered from before.
+    missing = [t for t in targets if kept.found.get(t.name, {}).get("scale") != t.scale]
     if missing:
         features = features_of(zoo, cell, progress=progress, cancelled=cancelled)
         bench = Bench(features, cell.split, folds=options.folds, seed=options.seed, cancelled=cancelled)
