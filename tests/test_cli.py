@@ -57,6 +57,33 @@ def test_inspect_says_what_is_in_a_file(checkpoint: Path, capsys: pytest.Capture
     assert len(report["sha256"]) == 64
 
 
+def test_inspect_header_reads_no_weights(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(checkpoint)]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main(["inspect", str(checkpoint), "--header"]) == 0
+    assert json.loads(capsys.readouterr().out) == [whole[0] | {"sha256": None}]
+    assert main(["inspect", str(checkpoint), "--header", "--layers", "statistics"]) == 2
+
+
+def test_inspect_of_a_large_file_gives_the_same(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["inspect", str(checkpoint), "--layers", "statistics"]
+    assert main(command) == 0
+    whole = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("sane_engine.intake.load.LARGE_BYTES", 10)
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == whole
+
+
+def test_inspect_takes_limits(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(checkpoint), "--limit", "tensors=1"]) == 2
+    assert "beyond the limits" in capsys.readouterr().err
+    assert main(["inspect", str(checkpoint), "--limit", "tensors=9", "--limit", "file_bytes=1MiB"]) == 0
+    assert main(["inspect", str(checkpoint), "--limit", "tensorz=9"]) == 2
+    assert "tensorz" in capsys.readouterr().err
+
+
 def test_inspect_adds_layer_tables(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(checkpoint), "--layers", "statistics", "--json"]) == 0
     out = capsys.readouterr().out

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from attacks import torch_bytes, zip_bytes
 from attacks.corpus import same
 from safetensors.torch import save_file
 
+from sane_engine import layer_features, load_encoder
+from sane_engine.baselines import LayerKind
 from sane_engine.checkpoint import Refusal
 from sane_engine.intake import list_checkpoints, list_tensors, load_checkpoint, load_checkpoints
 from sane_engine.intake.lazy import LazyTensors
@@ -93,6 +96,32 @@ def test_looking_at_the_weights_can_be_cancelled(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         tensors.non_finite(progress=lambda done, total, _: seen.append(done), cancelled=lambda: len(seen) == 3)
     assert seen == [40, 80, 120]
+
+
+@pytest.mark.parametrize("kind", ["statistics", "weightwatcher"])
+def test_layer_curves_of_a_file_are_those_of_its_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: LayerKind
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = {
+        f"{i}.{part}": (12, 20) if part == "weight" else (12,) for i in range(3) for part in ("weight", "bias")
+    }
+    state = {name: torch.randn(shape, generator=generator) for name, shape in names.items()}
+    save_file(state, tmp_path / "m")
+    monkeypatch.setattr("sane_engine.baselines.spectral._BYTES_OF_CHUNK", 4 * 300)  # one layer at a time
+    lazy, eager = load_checkpoint(tmp_path / "m", lazy=True).tensors, load_checkpoint(tmp_path / "m").tensors
+    pd.testing.assert_frame_equal(layer_features(lazy, kind), layer_features(eager, kind))
+
+
+def test_what_sane_leaves_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"0.weight": torch.ones(4, 3), "0.bias": torch.ones(4)}, tmp_path / "m")
+    monkeypatch.setattr("sane_engine.baselines.sane_layers.MOST_WEIGHTS_OF_A_FILE", 10)
+    lazy = load_checkpoint(tmp_path / "m", lazy=True).tensors
+    table = layer_features(lazy, "sane", encoder=load_encoder("digits-sane"))
+    assert table["reason"].tolist() == ["16 weights: SANE reads a network as a whole, here up to 10."]
+    monkeypatch.setattr("sane_engine.baselines.sane_layers.MOST_WEIGHTS_OF_A_FILE", 16)
+    table = layer_features(lazy, "sane", encoder=load_encoder("digits-sane"))
+    assert table["reason"].tolist() == [""]
 
 
 def test_headers_alone_say_what_is_there(tmp_path: Path) -> None:

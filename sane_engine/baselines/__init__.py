@@ -67,7 +67,7 @@ def layer_features(
     if kind == "statistics":
         from sane_engine.baselines.statistics import weight_statistics
 
-        return weight_statistics(tensors)
+        return weight_statistics(tensors, progress=progress, cancelled=cancelled)
     if kind == "sane":
         from sane_engine.baselines.sane_layers import sane_features
 

@@ -41,11 +41,18 @@ def _is_bias(tensor_name: str) -> bool:
     return last.startswith("bias") or last.endswith("_bias")
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors, or stand-ins without data where they lie in a file: a look at shapes need not read them."""
+    from sane_engine.intake.lazy import LazyTensors
+
+    return tensors.shapes() if isinstance(tensors, LazyTensors) else tensors
+
+
 def weight_layers(tensors: Mapping[str, Tensor]) -> tuple[WeightLayer, ...]:
     """The layers of a state dict, in file order."""
     from sane_engine.tokens import layout_of
 
-    layout = layout_of(tensors, _TOKEN_SIZE)
+    layout = layout_of(shapes_of(tensors), _TOKEN_SIZE)
     slots = {slot.name: slot for slot in layout.slots}
     layers = []
     for slot in layout.layers:

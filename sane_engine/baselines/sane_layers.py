@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sane_engine.baselines.catalogue import FEATURES
-from sane_engine.baselines.layer_axis import weight_layers
+from sane_engine.baselines.layer_axis import shapes_of, weight_layers
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.workspace import atomic_file
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from sane_engine.zoo import Zoo
 
 N_COMPONENTS = 3
+MOST_WEIGHTS_OF_A_FILE = 50_000_000
+"""Of a network that lies in a file because it is large, SANE embeds this many weights at most: it sees the sequence
+as a whole, and the tokens with their positions take several times the room of the weights."""
+
 _COLUMNS = tuple(feature.name for feature in FEATURES["sane"])
 
 
@@ -217,8 +221,14 @@ def sane_features(
     from sane_engine.sane import embed
 
     axis = [layer.name for layer in weight_layers(tensors)]
+    shapes = shapes_of(tensors)
+    n_weights = sum(t.numel() for t in {id(t): t for t in shapes.values()}.values() if t.is_floating_point())
+    if shapes is not tensors and n_weights > MOST_WEIGHTS_OF_A_FILE:
+        empty = np.full((1, len(axis), len(_COLUMNS)), np.nan)
+        reason = f"{n_weights:,} weights: SANE reads a network as a whole, here up to {MOST_WEIGHTS_OF_A_FILE:,}."
+        return _table(empty, [0], axis, [reason] * len(axis)).drop(columns="row")
     try:
-        embeddings = embed(encoder, [tensors], keep_tokens=False, progress=progress, cancelled=cancelled)
+        embeddings = embed(encoder, [dict(tensors)], keep_tokens=False, progress=progress, cancelled=cancelled)
     except Refusal as refusal:
         # The encoder sees the network as one sequence: one bad tensor spoils every layer.
         empty = np.full((1, len(axis), len(_COLUMNS)), np.nan)

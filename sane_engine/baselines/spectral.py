@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sane_engine.baselines.catalogue import FEATURES
-from sane_engine.baselines.layer_axis import WeightLayer, weight_layers
+from sane_engine.baselines.layer_axis import WeightLayer, shapes_of, weight_layers
 from sane_engine.baselines.spectral_pool import Task, run_tasks
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 
@@ -179,31 +179,62 @@ def spectral_features(
     """WeightWatcher's features of every layer; see :func:`sane_engine.baselines.layer_features`."""
     layers = weight_layers(tensors)
     entries: list[dict[str, Any]] = [{"layer": layer.index, "name": layer.name, "warning": ""} for layer in layers]
-    matrices: dict[str, Tensor] = {}
-    for layer, entry in zip(layers, entries, strict=True):
-        stop_if(cancelled)
-        tensor, entry["note"] = _as_shown(layer, tensors[layer.weight])
-        entry["reason"] = _unsupported(tensor.shape) or _bad_values(tensor)
-        if not entry["reason"]:
-            matrices[str(layer.index)] = tensor
     by_index = {str(layer.index): entry for layer, entry in zip(layers, entries, strict=True)}
-    done = len(entries) - len(matrices)
-    progress(done, len(entries), "WeightWatcher")
+    shapes: dict[str, Sequence[int]] = {}
+    done = 0
+
+    def report(count: int, name: str) -> None:
+        nonlocal done
+        done += count
+        progress(done, len(entries), f"WeightWatcher: {name}" if name else "WeightWatcher")
 
     def on_rows(task: Task, rows: dict[str, dict[str, Any]]) -> None:
-        nonlocal done
         for key in task.keys:
-            by_index[key].update(_entry(rows.get(key), matrices[key].shape))
-        done += len(task.keys)
-        progress(done, len(entries), f"WeightWatcher: {by_index[task.keys[0]]['name']}")
+            by_index[key].update(_entry(rows.get(key), shapes[key]))
+        report(len(task.keys), by_index[task.keys[0]]["name"])
 
-    if matrices:
-        with tempfile.TemporaryDirectory(prefix="sane-spectral-") as name:
-            folder = Path(name)
-            _write(matrices, folder / "layers.safetensors")
-            tasks = _tasks(matrices, folder / "layers.safetensors")
-            run_tasks(iter(tasks), folder, on_rows, workers=_workers(), cancelled=cancelled)
+    def tasks(folder: Path) -> Iterator[Task]:
+        for number, part in enumerate(_parts(layers, tensors)):
+            matrices: dict[str, Tensor] = {}
+            for layer in part:
+                stop_if(cancelled)
+                entry = by_index[str(layer.index)]
+                tensor, entry["note"] = _as_shown(layer, tensors[layer.weight])
+                entry["reason"] = _unsupported(tensor.shape) or _bad_values(tensor)
+                if not entry["reason"]:
+                    matrices[str(layer.index)] = tensor
+                    shapes[str(layer.index)] = tuple(tensor.shape)
+            report(len(part) - len(matrices), "")
+            if matrices:
+                file = folder / f"layers-{number}.safetensors"
+                _write(matrices, file)
+                made = _tasks(matrices, file)
+                matrices.clear()
+                yield from made
+
+    progress(0, len(entries), "WeightWatcher")
+    with tempfile.TemporaryDirectory(prefix="sane-spectral-") as name:
+        folder = Path(name)
+        run_tasks(tasks(folder), folder, on_rows, workers=_workers(), cancelled=cancelled)
     return _table(entries, ("layer", "name"))
+
+
+def _parts(layers: Sequence[WeightLayer], tensors: Mapping[str, Tensor]) -> Iterator[Sequence[WeightLayer]]:
+    """Layers that are read together: all, or of a network that lies in a file some megabytes at a time."""
+    shapes = shapes_of(tensors)
+    if shapes is tensors:
+        yield layers
+        return
+    part: list[WeightLayer] = []
+    n_bytes = 0
+    for layer in layers:
+        size = 4 * shapes[layer.weight].numel()
+        if part and n_bytes + size > _BYTES_OF_CHUNK:
+            yield part
+            part, n_bytes = [], 0
+        part.append(layer)
+        n_bytes += size
+    yield part
 
 
 def zoo_spectral_features(

@@ -7,7 +7,7 @@ units of the weights (variance: squared). A layer without biases has NaN there, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sane_engine.baselines.catalogue import FEATURES
@@ -72,13 +72,23 @@ def _layer_statistics(
     return cells, reasons
 
 
-def _statistics(stacked: Mapping[str, Tensor], rows: Sequence[int]) -> pd.DataFrame:
+def _statistics(
+    stacked: Mapping[str, Tensor],
+    rows: Sequence[int],
+    layers: Sequence[WeightLayer] | None = None,
+    progress: Progress = no_progress,
+    cancelled: CancelCheck | None = None,
+) -> pd.DataFrame:
     """The table of m models that share a layout, given their tensors [m, …]."""
     import pandas as pd
 
     frames = []
-    for layer in weight_layers({name: tensor[0] for name, tensor in stacked.items()}):
+    if layers is None:
+        layers = weight_layers({name: tensor[0] for name, tensor in stacked.items()})
+    for done, layer in enumerate(layers, 1):
+        stop_if(cancelled)
         cells, reasons = _layer_statistics(stacked, layer, len(rows))
+        progress(done, len(layers), "Weight statistics")
         frame = pd.DataFrame(cells, columns=list(_COLUMNS))
         frame.insert(0, "row", list(rows))
         frame.insert(1, "layer", layer.index)
@@ -90,9 +100,28 @@ def _statistics(stacked: Mapping[str, Tensor], rows: Sequence[int]) -> pd.DataFr
     return pd.concat(frames, ignore_index=True).sort_values(["row", "layer"], kind="stable", ignore_index=True)
 
 
-def weight_statistics(tensors: Mapping[str, Tensor]) -> pd.DataFrame:
+class _OneModel(Mapping[str, "Tensor"]):
+    """A model as a stack of one; each tensor is looked up when it is needed, which may read it from a file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name][None]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def weight_statistics(
+    tensors: Mapping[str, Tensor], *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
+) -> pd.DataFrame:
     """Statistics of every layer; see :func:`sane_engine.baselines.layer_features`."""
-    return _statistics({name: tensor[None] for name, tensor in tensors.items()}, [0]).drop(columns="row")
+    layers = weight_layers(tensors)
+    return _statistics(_OneModel(tensors), [0], layers, progress, cancelled).drop(columns="row")
 
 
 def zoo_weight_statistics(

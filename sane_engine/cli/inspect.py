@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from sane_engine.progress import stop_if
 
 if TYPE_CHECKING:
     from sane_engine.checkpoint import Checkpoint
+    from sane_engine.intake import Limits
     from sane_engine.sane import Sane
 
 LAYER_KINDS = ("weightwatcher", "statistics", "sane")
@@ -41,6 +43,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
         help="encoder for --layers sane: a folder or the name of an embedded one (default: %(default)s)",
     )
     parser.add_argument(
+        "--header",
+        action="store_true",
+        help="only names, types and shapes: instant for any size, but no sha256 and nothing checked",
+    )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a ceiling of the reader, as in file_bytes=64GiB; may be given several times",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the JSON to FILE instead of standard output"
     )
     return parser
@@ -54,15 +68,14 @@ def describe(checkpoint: Checkpoint, file: str) -> dict[str, Any]:
         "file": file,
         "container": found.container,
         "size_bytes": found.size_bytes,
-        "sha256": found.sha256,
+        "sha256": found.sha256 or None,
         "key_path": list(found.key_path),
         "prefixes_stripped": list(found.prefixes_stripped),
-        "n_tensors": len(checkpoint.tensors),
+        "n_tensors": len(checkpoint.entries),
         "parameters": checkpoint.n_parameters,
         "dtypes": dict(found.dtypes),
         "tensors": [
-            {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-            for name, tensor in checkpoint.tensors.items()
+            {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype} for entry in checkpoint.entries
         ],
         "properties": dict(checkpoint.properties),
         "ignored": [{"name": name, "reason": reason} for name, reason in found.ignored],
@@ -75,8 +88,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     Returns:
         0, or 2 if a file was refused.
     """
-    from sane_engine.intake import load_checkpoints
+    from sane_engine.intake import configured_limits, with_settings
 
+    if arguments.header and arguments.layers:
+        raise ValueError("--header reads no weights, so there are no --layers")
+    limits = with_settings(configured_limits(), arguments.limit)
     encoder: Sane | None = None
     if "sane" in arguments.layers:
         from sane_engine.sane import load_encoder
@@ -88,7 +104,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         stop_if(console.cancelled)
         console.progress(number, len(arguments.files), f"reading {Path(file).name}")
         try:
-            checkpoints = load_checkpoints(Path(file))
+            checkpoints = _open(Path(file), limits, console, header=arguments.header)
         except (Refusal, OSError) as error:
             reason = error.line() if isinstance(error, Refusal) else str(error)
             console.error(f"{printable(file)}: {reason}")
@@ -104,6 +120,25 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if reports or not refused:
         console.emit(reports, arguments.out)
     return 2 if refused else 0
+
+
+def _open(file: Path, limits: Limits, console: Console, *, header: bool) -> list[Checkpoint]:
+    """The checkpoints of a file; of a large one, tensors stay in the file until they are asked for."""
+    from sane_engine.intake import is_large, list_checkpoints, load_checkpoints
+
+    if header:
+        return list_checkpoints(file, limits=limits, cancelled=console.cancelled)
+    lazy = is_large(file)
+    found = load_checkpoints(file, limits=limits, lazy=lazy, progress=console.progress, cancelled=console.cancelled)
+    return [_looked_at(checkpoint, console) for checkpoint in found] if lazy else found
+
+
+def _looked_at(checkpoint: Checkpoint, console: Console) -> Checkpoint:
+    from sane_engine.intake.lazy import LazyTensors
+
+    assert isinstance(checkpoint.tensors, LazyTensors)
+    bad = checkpoint.tensors.non_finite(progress=console.progress, cancelled=console.cancelled)
+    return replace(checkpoint, properties={**checkpoint.properties, "non_finite": bad}) if bad else checkpoint
 
 
 def _layers(checkpoint: Checkpoint, kind: Any, encoder: Sane | None, console: Console) -> list[dict[str, Any]]:

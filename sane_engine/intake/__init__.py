@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sane_engine.intake.limits import DEFAULT_LIMITS, Limits, configured_limits, with_settings
 from sane_engine.intake.load import (
+    is_large,
     list_checkpoints,
     list_tensors,
     load_checkpoint,
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "Limits",
     "configured_limits",
+    "is_large",
     "list_checkpoints",
     "list_tensors",
     "load_checkpoint",

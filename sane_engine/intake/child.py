@@ -78,7 +78,7 @@ def answers(sources: list[Path], folder: Path, how: Request) -> Generator[Answer
 
 def _one_child(sources: list[Path], folder: Path, how: Request) -> Generator[Answer]:
     limits = how.limits
-    waits = [limits.patience(_size(path)) for path in sources]
+    waits = [limits.patience(source_bytes(path)) for path in sources]
     command = [sys.executable, "-P", "-s", "-m", "sane_engine.intake"]
     with subprocess.Popen(
         command,
@@ -158,7 +158,7 @@ class _Lines:
                     self._buffer += data
 
 
-def _size(path: Path) -> int:
+def source_bytes(path: Path) -> int:
     """Bytes of a file, or of all files beside an index of shards; what cannot be looked at counts nothing."""
     try:
         if path.is_dir() or path.suffix == ".json":

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sane_engine.checkpoint import Checkpoint, Property, Provenance, Refusal, TensorEntry
 from sane_engine.intake import refusals
-from sane_engine.intake.child import Answer, Request, answers
-from sane_engine.intake.limits import Limits, configured_limits
+from sane_engine.intake.child import Answer, Request, answers, source_bytes
+from sane_engine.intake.limits import MIB, Limits, configured_limits
 from sane_engine.intake.paths import resolve_below
 from sane_engine.intake.private import Folder
 from sane_engine.intake.sources import open_given
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Tensors = dict[str, Tensor]
+
+LARGE_BYTES = 256 * MIB
+"""Files above this are better not held in memory as a whole."""
 
 Source = str | Path | bytes | bytearray | memoryview
 
@@ -140,6 +143,11 @@ def list_tensors(
     if len(found) > 1:
         raise refusals.several(len(found))
     return found[0].entries
+
+
+def is_large(path: str | Path) -> bool:
+    """Whether a file, or the files beside an index of shards, are better loaded with ``lazy``."""
+    return source_bytes(Path(path)) > LARGE_BYTES
 
 
 def _folder(below: str | Path | None) -> Path | None:
