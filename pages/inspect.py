@@ -34,6 +34,7 @@ from pages.components.palette import palette
 from pages.components.show import inert, one_line, show_caption, show_figure, show_table, three
 from pages.components.sidebar import UPLOAD_LIMIT_MB
 from pages.components.symmetry_section import follow, symmetry_section
+from pages.components.uploads import release
 from pages.components.working import working
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
@@ -56,7 +57,8 @@ def _intake(now: Current | None) -> list[Inspected]:
     for upload in uploads or []:
         if upload.file_id not in seen:
             seen.add(upload.file_id)
-            take(upload.name, upload.getvalue())
+            take(upload.name, upload)
+            release(upload.file_id)
     models: list[Inspected] = []
     with right:
         models += _model_of_the_zoo(now)
@@ -88,7 +90,7 @@ def _remove_button(digest: str, label: str) -> None:
 
 
 def _read_all() -> None:
-    waiting = [(digest, file) for digest, file in files().items() if file.content is not None]
+    waiting = [(digest, file) for digest, file in files().items() if file.waiting is not None]
     if not waiting:
         return
     with working("Reading the files") as progress:

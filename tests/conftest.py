@@ -17,4 +17,5 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Point the engine's workspace at a folder that goes away."""
     folder = tmp_path_factory.mktemp("workspace")
     monkeypatch.setenv("SANE_WORKSPACE", str(folder))
+    monkeypatch.setenv("SANE_OPEN_ROOT", str(tmp_path_factory.getbasetemp()))
     return folder

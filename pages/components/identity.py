@@ -7,6 +7,7 @@ import streamlit as st
 
 from pages.components.inspection import Inspected
 from pages.components.show import show_caption, show_table, three
+from sane_engine.baselines.layer_axis import shapes_of
 
 _UNITS = ("B", "kB", "MB", "GB")
 
@@ -23,7 +24,8 @@ def size(n: float) -> str:
 def identity_card(model: Inspected) -> None:
     """Draw the card. Every text is shown as it is, never read as Markdown."""
     tensors = model.tensors
-    parameters = sum(t.numel() for t in {id(t): t for t in tensors.values() if t.is_floating_point()}.values())
+    stand_ins = shapes_of(tensors)
+    parameters = sum(t.numel() for t in {id(t): t for t in stand_ins.values() if t.is_floating_point()}.values())
     cells = st.columns(4)
     cells[0].metric("Tensors", f"{len(tensors):,}")
     cells[1].metric("Parameters", f"{parameters:,}")
@@ -57,7 +59,7 @@ def identity_card(model: Inspected) -> None:
     with st.expander(f"{len(tensors)} tensors", icon=":material/data_array:"):
         rows = [
             (name, " × ".join(map(str, t.shape)) or "scalar", str(t.dtype).removeprefix("torch."), t.numel())
-            for name, t in tensors.items()
+            for name, t in stand_ins.items()
         ]
         show_table(pd.DataFrame(rows, columns=["tensor", "shape", "dtype", "entries"]), f"tensors-{model.key}")
     if "non_finite" in checkpoint.properties:

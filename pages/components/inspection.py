@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import streamlit as st
 
 from pages.components.current import Current
 from pages.components.library import get_encoder, kept
+from pages.components.uploads import Incoming, receive
 from sane_engine.checkpoint import Checkpoint, Refusal
 from sane_engine.progress import Progress
 from sane_engine.projection import Placement, place
@@ -41,6 +41,7 @@ class Inspected:
         zoo_row: Row in the zoo's table, for a model of the zoo.
         notes: Sentences about the embedding, by the encoder's digest.
         problems: Refusals by what was tried.
+        source: The file that ``tensors`` are read from, where they are not in memory.
     """
 
     key: str
@@ -53,14 +54,15 @@ class Inspected:
     zoo_row: int | None = None
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, Refusal] = field(default_factory=dict)
+    source: Incoming | None = None
 
 
 @dataclass
 class DroppedFile:
-    """One file on the page: its bytes until they are read, then what came of it."""
+    """One file on the page: its copy on the disk until it is read, then what came of it."""
 
     name: str
-    content: bytes | None
+    waiting: Incoming | None
     models: list[Inspected] = field(default_factory=list)
     refusal: Refusal | None = None
 
@@ -71,11 +73,12 @@ def files() -> dict[str, DroppedFile]:
     return found
 
 
-def take(name: str, content: bytes) -> str:
-    """Copy an uploaded file into the session, since an upload is gone after a page switch; returns its sha256."""
-    digest = hashlib.sha256(content).hexdigest()
+def take(name: str, stream: IO[bytes]) -> str:
+    """Copy an uploaded file to the disk, since an upload is gone after a page switch; returns its sha256."""
+    incoming = receive(stream)
+    digest = incoming.sha256
     if digest not in files():
-        files()[digest] = DroppedFile(name, content)
+        files()[digest] = DroppedFile(name, incoming)
     while len(files()) > _MOST_MODELS:
         files().pop(next(iter(files())))
     return digest
@@ -88,19 +91,22 @@ def drop(digest: str) -> None:
 
 def read(digest: str, file: DroppedFile) -> None:
     """Read a file's checkpoints, or note why it cannot be read."""
-    from sane_engine.intake import load_checkpoints
+    from sane_engine.intake import is_large, load_checkpoints
 
-    if file.content is None:
+    if file.waiting is None:
         return
+    path = file.waiting.path
     try:
-        found = load_checkpoints(file.content, name=file.name)
+        found = load_checkpoints(path, name=file.name, alone=True, lazy=is_large(path))
         names = [checkpoint.name for checkpoint in found]
+        # Tensors of a large file are read from it as long as the page shows it.
+        kept = file.waiting if is_large(path) else None
         for i, checkpoint in enumerate(found[:_MOST_MODELS]):
             name = file.name if len(found) == 1 else f"{file.name} › {names[i]}"
-            file.models.append(Inspected(f"{digest[:16]}-{i}", name, checkpoint.tensors, checkpoint))
+            file.models.append(Inspected(f"{digest[:16]}-{i}", name, checkpoint.tensors, checkpoint, source=kept))
     except Refusal as refusal:
         file.refusal = refusal
-    file.content = None
+    file.waiting = None
 
 
 def spectral(model: Inspected, progress: Progress) -> pd.DataFrame:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.workspace import atomic_file, workspace_root
+from sane_engine.intake import refuse_links_outside, resolve_below
+from sane_engine.workspace import atomic_file, open_root, workspace_root
 
 _IDENTIFIER = re.compile(r"opened-[0-9a-f]{12}")
 
@@ -44,22 +47,34 @@ def open_path(text: str) -> OpenedZoo:
     """Remember the zoo at a path that the user typed.
 
     Raises:
-        Refusal: There is nothing at that path.
+        Refusal: There is nothing at that path, or it leads out of the folder that may be opened
+            (:func:`~sane_engine.workspace.open_root`).
     """
-    path = Path(text.strip()).expanduser()
-    if not text.strip() or not path.exists():
-        raise Refusal("zoo-not-found", f"There is nothing at {text.strip() or 'an empty path'}.", "Check the path.")
-    path = path.resolve()
+    text = text.strip()
+    try:
+        if not text:
+            raise Refusal("missing", "")
+        path = resolve_below(open_root(), Path(text).expanduser())
+    except Refusal as refusal:
+        if refusal.code != "missing":
+            raise
+        raise Refusal(
+            "zoo-not-found", f"There is nothing at {text or 'an empty path'}.", "Check the path."
+        ) from None
+    if path.is_dir():
+        refuse_links_outside(open_root(), path)
     return _remember(hashlib.sha256(str(path).encode()).hexdigest(), path.name, path)
 
 
-def open_upload(name: str, content: bytes) -> OpenedZoo:
+def open_upload(name: str, stream: IO[bytes]) -> OpenedZoo:
     """Keep an uploaded zip in the workspace, under a name made of its content, and remember it."""
-    digest = hashlib.sha256(content).hexdigest()
+    stream.seek(0)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # any readable will do
     target = workspace_root() / "uploads" / f"{digest[:32]}.zip"
     if not target.exists():
-        with atomic_file(target) as temporary:
-            temporary.write_bytes(content)
+        stream.seek(0)
+        with atomic_file(target) as temporary, temporary.open("wb") as file:
+            shutil.copyfileobj(stream, file, 2**20)
     return _remember(digest, name, target)
 
 

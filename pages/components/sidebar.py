@@ -12,6 +12,7 @@ from pages.components.job_views import sidebar_status
 from pages.components.library import default_encoder, encoder_choices, get_zoo, zoo_choices
 from pages.components.opening import forget, open_path, open_upload, opened_zoos
 from pages.components.show import inert, one_line
+from pages.components.uploads import release
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
 
@@ -93,7 +94,7 @@ def _open_zoo() -> None:
         )
         if uploaded is not None and st.session_state.get("zoo-upload-seen") != uploaded.file_id:
             st.session_state["zoo-upload-seen"] = uploaded.file_id
-            _open(lambda: open_upload(uploaded.name, uploaded.getvalue()).key)
+            _open(lambda: open_upload(uploaded.name, uploaded).key, uploaded.file_id)
         with st.form("zoo-path", border=False, enter_to_submit=True):
             path = st.text_input("or a folder or zip of yours", placeholder="/data/my-zoo", key="zoo-location")
             submitted = st.form_submit_button(
@@ -103,11 +104,13 @@ def _open_zoo() -> None:
             _open(lambda: open_path(path).key)
 
 
-def _open(make: Callable[[], str]) -> None:
+def _open(make: Callable[[], str], file_id: str | None = None) -> None:
     """Open a zoo, look whether it can be read, and only then make it the current one."""
     key = None
     try:
         key = make()
+        if file_id is not None:
+            release(file_id)
         with working("Reading the zoo") as progress:
             get_zoo(key, progress=progress)
     except Refusal as refusal:

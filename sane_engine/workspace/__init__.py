@@ -9,6 +9,7 @@ from sane_engine.workspace.atomic import sync as sync
 from sane_engine.workspace.places import ASSETS_VARIABLE as ASSETS_VARIABLE
 from sane_engine.workspace.places import ENVIRONMENT_VARIABLE as ENVIRONMENT_VARIABLE
 from sane_engine.workspace.places import assets_root as assets_root
+from sane_engine.workspace.places import open_root as open_root
 from sane_engine.workspace.places import visible as visible
 from sane_engine.workspace.places import workspace_root as workspace_root
 from sane_engine.workspace.quota import QUOTA_VARIABLE as QUOTA_VARIABLE
@@ -19,6 +20,6 @@ from sane_engine.workspace.sweeping import sweep as sweep
 
 __all__ = [
     "ASSETS_VARIABLE", "ENVIRONMENT_VARIABLE", "QUOTA_VARIABLE", "assets_root", "atomic_file", "atomic_folder",
-    "discard",
+    "discard", "open_root",
     "quota_bytes", "require_room", "sweep", "sync", "used_bytes", "visible", "workspace_root",
 ]  # fmt: skip

@@ -18,6 +18,12 @@ def workspace_root() -> Path:
     return Path(configured).expanduser() if configured else user_data_path("sane-explorer", appauthor=False)
 
 
+def open_root() -> Path:
+    """The folder that paths typed into the app must lie below: ``$SANE_OPEN_ROOT``, or the user's home."""
+    configured = os.environ.get("SANE_OPEN_ROOT")
+    return Path(configured).expanduser() if configured else Path.home()
+
+
 def assets_root() -> Path:
     """The folder with the embedded zoos, encoders and embeddings: ``$SANE_ASSETS``, or what ships with the code."""
     configured = os.environ.get(ASSETS_VARIABLE)

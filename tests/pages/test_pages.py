@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_zoo import EPOCHS, MODELS, network
 
 from pages.components import state
+from sane_engine.workspace import workspace_root
 
 Open = Callable[..., AppTest]
 
@@ -308,12 +309,31 @@ def test_a_folder_of_checkpoints_opens_as_a_zoo(app: Open, tmp_path: Path) -> No
     assert "has not been seen through the encoder" in texts(shown)
 
 
-def test_a_folder_that_is_not_there_is_one_line(app: Open) -> None:
+def test_a_path_outside_of_the_root_is_one_line(app: Open, tmp_path: Path) -> None:
+    (tmp_path / "zoo").symlink_to("/etc")
+    for place in ("/etc", str(tmp_path / "zoo"), "../../../../../etc"):
+        shown = app("zoo")
+        shown.text_input(key="zoo-location").set_value(place)
+        shown.button(key="open-zoo").click().run()
+        assert_healthy(shown)
+        assert ["outside of the folder" in error.value for error in shown.error] == [True]
+
+
+def test_an_upload_leaves_the_memory_of_the_server(app: Open) -> None:
+    shown = drop(app("inspect"), ("a.safetensors", good_file()))
+    assert_healthy(shown)
+    (file,) = shown.session_state["files"].values()
+    assert file.waiting is None
+    assert not list((workspace_root() / "incoming").iterdir())
+
+
+def test_a_folder_that_is_not_there_is_one_line(app: Open, tmp_path: Path) -> None:
     shown = app("zoo")
-    shown.text_input(key="zoo-location").set_value("/no/such/place")
+    nowhere = str(tmp_path / "no such place")
+    shown.text_input(key="zoo-location").set_value(nowhere)
     shown.button(key="open-zoo").click().run()
     assert_healthy(shown)
-    assert ["nothing at /no/such/place" in error.value for error in shown.error] == [True]
+    assert ["There is nothing at" in error.value for error in shown.error] == [True]
     assert shown.session_state[state.ZOO] == "tiny"
 
 
