@@ -55,13 +55,13 @@ def main() -> None:
             port = address.rsplit(":", 1)[1]
             page = browser.new_page()
             page.goto(f"{address}/inspect")
-            path = folder / "net.safetensors"
             for number in range(-1, arguments.uploads):
                 count = arguments.megabytes * 125_000 if number >= 0 else 1000
-                # Nearly all of it a buffer of integers: no view computes on it, so the upload is what is measured.
-                weight = torch.full((12, 20), float(number))
-                save_file({"weight": weight, "buffer": torch.full((count,), number)}, path)
+                # Integers: no view computes on them, so the upload is what is measured.
+                path = folder / f"net-{number}.safetensors"
+                save_file({"buffer": torch.full((count,), number)}, path)
                 drop(page, path)
+                path.unlink()
                 if number == -1:
                     start = memory(port)
                     print(f"before: {start:.0f} MiB", flush=True)
