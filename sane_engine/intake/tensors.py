@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from typing import IO
 
@@ -13,6 +14,7 @@ from sane_engine.intake import refusals
 from sane_engine.intake.materialise import Row
 
 Opener = Callable[[], IO[bytes]]
+_OWN_PAGES = 2**20
 
 
 def read_tensors(rows: list[Row], opens: Sequence[Opener]) -> dict[str, Tensor]:
@@ -82,11 +84,20 @@ def _nothing(dtype: str, shape: list[int]) -> Tensor:
     return torch.empty(shape, dtype=_dtype(dtype))
 
 
+def _room(n_bytes: int) -> Tensor:
+    # Pages of its own for a large tensor, which go back when it goes: what is read one after the other would
+    # otherwise leave holes in the heap that the next one just does not fit into.
+    if n_bytes < _OWN_PAGES or not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.empty(n_bytes, dtype=torch.uint8)
+    pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.uint8)
+
+
 def _read(stream: IO[bytes], dtype: str, shape: list[int], offset: int, n_bytes: int) -> Tensor:
     kind = _dtype(dtype)
     if math.prod(shape) * kind.itemsize != n_bytes:
         raise refusals.damaged("a tensor's size and shape disagree")
-    raw = torch.empty(n_bytes, dtype=torch.uint8)
+    raw = _room(n_bytes)
     stream.seek(offset)
     buffer = raw.numpy().data  # a memoryview
     read = 0
