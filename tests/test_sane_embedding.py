@@ -20,7 +20,9 @@ from sane_engine.sane import (
     SaneConfig,
     decode_models,
     embed,
+    embedding,
     plan_windows,
+    pooling,
     pretrain,
     reconstruction,
 )
@@ -59,6 +61,17 @@ def test_result_does_not_depend_on_the_batch_size(encoder: Sane) -> None:
         assert np.allclose(found.layers, expected.layers, atol=1e-5, equal_nan=True)
     alone = [embed(encoder, model) for model in models]
     assert np.allclose(np.concatenate([each.models for each in alone]), expected.models, atol=1e-5)
+
+
+def test_result_does_not_depend_on_how_much_is_held_in_memory(
+    encoder: Sane, small_zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = embed(encoder, small_zoo)
+    monkeypatch.setattr(embedding, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(pooling, "_AT_ONCE", 1)
+    pieces = embed(encoder, small_zoo)
+    np.testing.assert_allclose(pieces.models, whole.models, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pieces.layers, whole.layers, rtol=1e-5, atol=1e-6)
 
 
 def test_short_sequences_are_encoded_whole(encoder: Sane, small_zoo: Zoo) -> None:

@@ -16,7 +16,7 @@ from sane_engine.sane.layer_summaries import summarise
 from sane_engine.sane.model import Sane
 from sane_engine.sane.pooling import Pooled, Selection, pool, select_tokens
 from sane_engine.sane.summary_tokens import encode_windows, layer_places
-from sane_engine.sane.training_set import Rows, chunk_length
+from sane_engine.sane.training_set import Rows
 from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.tokens import Layout, TokenBatch, layout_of, tokenize_batch
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TICKS = 100
 """Progress counts this many ticks a model, so that one huge model moves it too."""
 
+
+CHUNK_BYTES = 24 * 1024**2
+"""Tokens of as many models as fit are embedded at a time; what is made of them on the way takes ten times this."""
 
 FEW_LATENTS = 1 << 22
 """Latents of tokens are kept unasked up to this many numbers (16 MB); those of a large zoo only on request."""
@@ -214,7 +217,7 @@ def _batches(models: Models, token_size: int) -> tuple[int, str, Iterator[tuple[
 
     def generate() -> Iterator[tuple[Rows, TokenBatch]]:
         for layout, rows in groups:
-            chunk = chunk_length(layout.n_tokens * token_size * 4)
+            chunk = max(1, CHUNK_BYTES // (layout.n_tokens * token_size * 4))
             for first in range(0, len(rows), chunk):
                 yield rows[first : first + chunk], stacked(rows[first : first + chunk])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from sane_engine.tokens import Layout
+
+# Numbers that are pooled at once (16 MB in double precision).
+_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,17 @@ def pool(latents: Tensor, selection: Selection) -> list[Pooled]:
     m, _, z = latents.shape
     count = torch.bincount(selection.layer, minlength=len(selection.share)).double()[:, None]
 
-    def average(values: Tensor) -> Tensor:
-        total = torch.zeros(m, len(selection.share), z, dtype=torch.float64)
-        return total.index_add_(1, selection.layer, values) / count
+    # In double precision a stretch at a time: copies of all latents would be the largest thing in memory.
+    parts = torch.split(torch.arange(len(selection.layer)), max(1, _AT_ONCE // max(1, m * z)))
 
-    values = latents.double()
-    mean = average(values)
-    variance = average((values - mean[:, selection.layer]).square())
+    def average(of: Callable[[Tensor], Tensor]) -> Tensor:
+        total = torch.zeros(m, len(selection.share), z, dtype=torch.float64)
+        for part in parts:
+            total.index_add_(1, selection.layer[part], of(part))
+        return total / count
+
+    mean = average(lambda part: latents[:, part].double())
+    variance = average(lambda part: (latents[:, part] - mean[:, selection.layer[part]]).square())
     share = selection.share[:, None]
     overall = (mean * share).sum(dim=1)
     spread = ((variance + (mean - overall[:, None]).square()) * share).sum(dim=1)
