@@ -29,7 +29,7 @@ TICKS = 100
 """Progress counts this many ticks a model, so that one huge model moves it too."""
 
 
-CHUNK_BYTES = 24 * 1024**2
+CHUNK_BYTES = 12 * 1024**2
 """Tokens of as many models as fit are embedded at a time; what is made of them on the way takes ten times this."""
 
 FEW_LATENTS = 1 << 22
