@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,9 @@ LARGEST_N = 10_000
 """Samples in one call; each is a whole network in memory."""
 
 _NAMED_ANCHORS = 1000
+
+# Asking git takes longer than a draw, and what runs is what was loaded first.
+_commit = lru_cache(maxsize=1)(commit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +185,7 @@ def prepare(
         "alignment": "; ".join(fitted.frame.notes),
         "zoo": {"name": zoo.name, "weights_digest": zoo.weights_digest},
         "encoder": None if encoder is None else encoder.digest,
-        "commit": commit(),
+        "commit": _commit(),
     }
     return Prepared(chosen, fitted, vectors, task, made, sampler, record)
 

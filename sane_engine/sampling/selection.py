@@ -18,19 +18,19 @@ IMAGES = 256
 """Validation images that draws are compared on."""
 
 
-def needed_task(context: Context) -> Task:
-    """The task of a context.
+def required(task: Task | None) -> Task:
+    """The task, which must be known.
 
     Raises:
-        Refusal: There is none (``no-task``).
+        Refusal: It is not (``no-task``).
     """
-    if context.task is None:
+    if task is None:
         raise Refusal(
             "no-task",
-            "This method needs to run its samples, and the zoo does not say how or on what.",
+            "Samples have to be run here, and the zoo does not say how or on what.",
             "Use one of the methods that only look at weights, such as kde-token.",
         )
-    return context.task
+    return task
 
 
 def _losses(space: Space, task: Task, vectors: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Subsampled:
 
     def fit(self, context: Context) -> BestOf:
         """Fit the base."""
-        return BestOf(self.base.fit(context), context.space, needed_task(context), self.candidates)
+        return BestOf(self.base.fit(context), context.space, required(context.task), self.candidates)
 
 
 class BestOf:
@@ -89,7 +89,7 @@ class Bootstrapped:
 
     def fit(self, context: Context) -> BestOf:
         """Go through the rounds."""
-        task = needed_task(context)
+        task = required(context.task)
         sampler = self.base.fit(context)
         for number in range(self.rounds):
             stop_if(context.cancelled)

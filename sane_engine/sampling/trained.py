@@ -15,7 +15,7 @@ from torch import Tensor
 from sane_engine.progress import stop_if
 from sane_engine.sampling.draws import Context, Method, Sampler, generator_of, spread
 from sane_engine.sampling.kde import KernelDensity
-from sane_engine.sampling.selection import needed_task
+from sane_engine.sampling.selection import required
 from sane_engine.sampling.spaces import Space
 from sane_engine.sampling.task import Task
 
@@ -35,14 +35,14 @@ class Trained:
 
     base: Method = field(default_factory=KernelDensity)
     steps: int = 600
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     closeness: float = 0.02
-    batch: int = 16
+    batch: int = 8
     images: int = 64
 
     def fit(self, context: Context) -> MappedSampler:
         """Tune the map."""
-        task, base = needed_task(context), self.base.fit(context)
+        task, base = required(context.task), self.base.fit(context)
         _, n, k = context.vectors.shape
         result = MappedSampler(base, context.vectors, torch.zeros(n, k, k), torch.zeros(n, k))
         parameters = [result.matrix.requires_grad_(), result.shift.requires_grad_()]
@@ -115,7 +115,7 @@ class Refined:
 
     def fit(self, context: Context) -> RefiningSampler:
         """Fit the base."""
-        return RefiningSampler(self, self.base.fit(context), context, needed_task(context))
+        return RefiningSampler(self, self.base.fit(context), context, required(context.task))
 
 
 class RefiningSampler:

@@ -1,0 +1,122 @@
+"""What samples are worth: novelty, controls, fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sane_engine import Zoo, load_zoo
+from sane_engine.progress import Cancelled
+from sane_engine.sampling import prepare, task_of
+from sane_engine.sampling.draws import generator_of
+from sane_engine.sampling.evaluation import ANCHORS, MEAN, SAMPLES, TWIN, evaluate_samples
+from sane_engine.sampling.fine_tuning import fine_tune
+from sane_engine.sampling.frame import frame_of
+from sane_engine.sampling.novelty import agreement, reference_of
+from sane_engine.sampling.sampling import draw_samples
+from sane_engine.sampling.spaces import space_of
+from sane_engine.zoo.architectures import build
+
+
+@pytest.fixture(scope="module")
+def digits() -> Zoo:
+    zoo = load_zoo("digits")
+    last = zoo.table["epoch"] == 25
+    train = np.flatnonzero(last & (zoo.table["split"] == "train"))[:30]
+    test = np.flatnonzero(last & (zoo.table["split"] == "test"))[:5]
+    return zoo.select(np.concatenate((train, test)))
+
+
+def test_novelty_is_an_angle_after_alignment(digits: Zoo) -> None:
+    frame = frame_of(digits, 0)
+    reference = reference_of(digits, frame, [space_of("weights", frame)], row=0)
+    assert reference.symmetry is not None
+    stacked = digits.stacked([4, 7])
+    known = reference.nearest(stacked)
+    assert known.angle == pytest.approx(0, abs=2e-3) and known.index.tolist() == [4, 7]
+    # Larger weights are no new model.
+    assert reference.nearest({n: 1.5 * t for n, t in stacked.items()}).angle == pytest.approx(0, abs=2e-3)
+    # Nor is another order of the hidden units, where alignment to the frame or one by one finds it.
+    aligned = frame_of(digits, 0, align="always")
+    elsewhere = reference_of(digits, aligned, [], row=0)
+    tensors = digits.tensors(4)
+    shuffled = reference.symmetry.permute(tensors, reference.symmetry.random(generator_of(0, "test")))
+    assert elsewhere.nearest({n: t[None] for n, t in shuffled.items()}).angle == pytest.approx(0, abs=2e-3)
+    # A model of the zoo is compared with the others.
+    names = digits.table["model"].iloc[[4, 7]].tolist()
+    others = reference.nearest(stacked, own=names)
+    assert (others.angle > 0.01).all() and others.index[0] != 4 and others.index[1] != 7
+
+
+def test_what_a_space_loses_is_no_novelty(digits: Zoo) -> None:
+    frame = frame_of(digits, 0)
+    narrow = space_of("pca", frame, zoo=digits, components=4)
+    stacked = digits.stacked([4, 7])
+    decoded = narrow.frame.models(narrow.decode(narrow.encode(frame.tokens(stacked))))
+    plain = reference_of(digits, frame, [], row=0).nearest(decoded).angle
+    fair = reference_of(digits, frame, [narrow], row=0).nearest(decoded).angle
+    assert (plain > 0.05).all() and fair == pytest.approx(0, abs=2e-3)
+
+
+def test_agreement_and_shared_errors() -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+    one = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 3], [1, 1, 2, 0]])
+    other = torch.tensor([[0, 1, 0, 0], [0, 1, 2, 3], [0, 1, 2, 0]])
+    same, overlap = agreement(one, other, labels)
+    assert same.tolist() == [0.75, 1.0, 0.75]
+    assert overlap.tolist() == [0.5, 1.0, 0.5]
+
+
+def test_samples_stand_beside_their_controls(digits: Zoo) -> None:
+    prepared = prepare(None, digits, anchors=range(30), method="gaussian", space="pca", seed=3)
+    samples = draw_samples(prepared, 6)
+    found = evaluate_samples(samples, prepared, digits, epochs=(0, 1))
+    summary = found.summary.set_index("group")
+    assert set(summary.index) == {
+        SAMPLES, ANCHORS, "decoded anchors", MEAN, TWIN, "random (kaiming uniform)", "random (xavier uniform)",
+    }  # fmt: skip
+    assert summary.loc[[SAMPLES, ANCHORS, TWIN], "accuracy"].min() > 0.7
+    assert summary.filter(like="random", axis=0)["accuracy"].max() < 0.25
+    assert summary.filter(like="random", axis=0)["novelty"].min() > summary.loc[SAMPLES, "novelty"]
+    assert set(found.distances["kind"]) == {"training", "held out", "between"}
+    curves = found.curves.groupby(["group", "epoch"])["accuracy"].mean()
+    assert curves["random (kaiming uniform)", 1] > curves["random (kaiming uniform)", 0] + 0.3
+    assert curves[SAMPLES, 1] > curves["random (kaiming uniform)", 1]
+    at_start = found.curves[(found.curves["group"] == SAMPLES) & (found.curves["epoch"] == 0)]
+    own = found.table[found.table["group"] == SAMPLES]
+    assert at_start["accuracy"].to_numpy() == pytest.approx(own["accuracy"].to_numpy(), abs=1e-6)
+    scored = found.of_samples(samples)
+    assert [s.scores["accuracy"] for s in scored] == own["accuracy"].tolist()
+    assert all("accuracy_after_1_epochs" in s.scores for s in scored)
+
+
+def test_scores_are_those_of_the_module(digits: Zoo) -> None:
+    task = task_of(digits)
+    accuracy, loss = task.score(digits.stacked([2]), task.test)
+    module = build(digits.architecture or {})
+    module.load_state_dict(digits.tensors(2))
+    with torch.no_grad():
+        logits = module(task.test.images)
+    assert float(accuracy[0]) == float((logits.argmax(1) == task.test.labels).float().mean())
+    assert float(loss[0]) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, task.test.labels)))
+
+
+def test_both_trainers_take_the_same_steps(digits: Zoo) -> None:
+    task = task_of(digits)
+    stacked = digits.stacked([30, 31, 32])
+    fast = fine_tune(task, stacked, epochs=(0, 1, 2), learning_rate=1e-3)
+    slow = fine_tune(replace(task, architecture=None), stacked, epochs=(0, 1, 2), learning_rate=1e-3)
+    assert torch.equal(fast[:, 0], slow[:, 0])
+    torch.testing.assert_close(fast, slow, atol=0.01, rtol=0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(stacked.values(), digits.stacked([30, 31, 32]).values(), strict=True)
+    )
+
+
+def test_evaluation_can_be_cancelled(digits: Zoo) -> None:
+    prepared = prepare(None, digits, anchors=range(30), method="gaussian", space="weights")
+    with pytest.raises(Cancelled):
+        evaluate_samples(draw_samples(prepared, 2), prepared, digits, cancelled=lambda: True)
