@@ -23,8 +23,8 @@ from sane_engine.sampling.download import FORMATS, bundle, write_folder, write_z
 from sane_engine.sampling.evaluation import Evaluation
 from sane_engine.sampling.model_code import model_code
 from sane_engine.sampling.sampling import Prepared, Sample, draw_samples
-from sane_engine.zoo.architectures import SmallCNN
-from sane_engine.zoo.spec import ACTIVATIONS, ArchitectureSpec, ConvSpec
+from sane_engine.zoo.architecture_spec import ACTIVATIONS
+from sane_engine.zoo.architectures import Architecture, ArchitectureSpec, ConvSpec, ResNetSpec, build
 
 # Only torch and safetensors (and what they need themselves) can be imported; everything else is as if not there.
 ALONE = """
@@ -112,16 +112,28 @@ def test_written_weights_are_the_samples(
         assert all(torch.equal(back[name], tensor) for name, tensor in each.tensors.items())
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_written_definition_computes_what_the_zoo_does(activation: str) -> None:
-    spec = ArchitectureSpec(
-        input_shape=(2, 9, 9), convolutions=(ConvSpec(3, 3, 2, 1), ConvSpec(4, 2)), hidden=(7,), classes=5,
+CNNS = [
+    ArchitectureSpec(
+        input_shape=(2, 9, 9), convolutions=(ConvSpec(3, 3, 2, 1), ConvSpec(4, 2, pool=2)), hidden=(7,), classes=5,
         activation=activation,
-    )  # fmt: skip
-    own = SmallCNN(spec).eval()
+    )
+    for activation in ACTIVATIONS
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *CNNS,
+        ArchitectureSpec(input_shape=(2, 9, 9), convolutions=(), hidden=()),
+        ResNetSpec(input_shape=(2, 9, 9), widths=(4, 6), blocks=(2, 1), activation="gelu"),
+    ],
+)
+def test_the_written_definition_computes_what_the_zoo_does(spec: Architecture) -> None:
+    own = build(spec)
     scope: dict[str, type[torch.nn.Module]] = {}
     exec(model_code(spec), scope)
-    written = scope["Model"]()
+    written = scope["Model"]().eval()
     written.load_state_dict(own.state_dict())
     images = torch.randn(6, 2, 9, 9, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

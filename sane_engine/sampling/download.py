@@ -106,7 +106,18 @@ def _weights(sample: Sample, format: Format) -> bytes:
         path = Path(folder) / f"weights.{format}"
         save_checkpoint(sample.tensors, path)
         content = path.read_bytes()
-    return content if format == "safetensors" else _without_identity(content)
+    return _in_order(content) if format == "safetensors" else _without_identity(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header's entries in a fixed order; the library writes some in a random one."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = dict(sorted(header.pop("__metadata__", {}).items()))
+    tensors = dict(sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]))
+    text = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _without_identity(content: bytes) -> bytes:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.task import Images, Task
-from sane_engine.zoo.architectures import as_architecture
+from sane_engine.zoo.architectures import ArchitectureSpec, as_architecture
 from sane_engine.zoo.optimisers import StackedOptimiser
 from sane_engine.zoo.stacked import StackedNetwork
 from sane_engine.zoo.training import one_thread
@@ -105,7 +105,10 @@ def best_learning_rate(
 
 
 def _trainer(task: Task, stacked: Mapping[str, Tensor], learning_rate: float) -> _Stacked | _Traced:
-    return _Stacked(task, stacked, learning_rate) if task.architecture else _Traced(task, stacked, learning_rate)
+    architecture = None if task.architecture is None else as_architecture(task.architecture)
+    if isinstance(architecture, ArchitectureSpec):
+        return _Stacked(task, architecture, stacked, learning_rate)
+    return _Traced(task, stacked, learning_rate)
 
 
 def _orders(task: Task, first: int, models: int, seed: int, epoch: int) -> Tensor:
@@ -116,15 +119,16 @@ def _orders(task: Task, first: int, models: int, seed: int, epoch: int) -> Tenso
 
 def _adam(flat: Tensor, learning_rate: float) -> StackedOptimiser:
     rates = torch.full((len(flat),), learning_rate, dtype=torch.float64)
-    return StackedOptimiser("adam", flat, rates, torch.zeros_like(rates))
+    return StackedOptimiser("adam", flat, rates, torch.zeros_like(rates), torch.zeros_like(rates))
 
 
 class _Stacked:
     """The zoo's own trainer: several times faster than autograd for its small networks."""
 
-    def __init__(self, task: Task, stacked: Mapping[str, Tensor], learning_rate: float) -> None:
+    def __init__(
+        self, task: Task, architecture: ArchitectureSpec, stacked: Mapping[str, Tensor], learning_rate: float
+    ) -> None:
         self._task, self._images = task, task.fit.images.flatten(1)
-        architecture = as_architecture(task.architecture or {})
         models = len(next(iter(stacked.values())))
         size, rest = min(BATCH, len(task.fit)), len(task.fit) % min(BATCH, len(task.fit))
         self._network = StackedNetwork(architecture, models, size, activation=task.activation)

@@ -138,6 +138,10 @@ def task_of(zoo: Zoo, rows: Rows | None = None, *, dataset: Dataset | None = Non
         if name is None:
             raise Refusal("no-dataset", "The zoo does not say what its models were trained on.", "Give a data set.")
         dataset = load_dataset(name, image_size=int(zoo.architecture["input_shape"][1]))
+        if zoo.provenance.get("data", {}).get("sha256") not in (None, dataset.digest):
+            raise Refusal(
+                "other-data-set", f"The data set {name} here is not the zoo's own.", "Give the right one."
+            )
     activation = None
     if "activation" in zoo.table and zoo.table["activation"].notna().all():
         of_rows = zoo.table["activation"] if rows is None else zoo.table["activation"].iloc[rows]
