@@ -40,6 +40,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="a parameter of the method, such as bandwidth=0.2; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--condition", default="auto", metavar="NAME",
+        help="what running statistics of batch norm are measured on: auto or images (the zoo's own, without "
+        "labels), noise, or none (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--score", action="store_true", help="score the samples beside their controls")
     parser.add_argument(
         "--fine-tune", metavar="EPOCHS", help="also after these epochs of training, such as 1,2,5; implies --score"
@@ -72,8 +77,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
     prepared = prepare(
         encoder, zoo, anchors=_anchors(arguments.anchors), method=arguments.method, seed=arguments.seed,
-        space=arguments.space, parameters=_parameters(arguments.set), progress=console.progress,
-        cancelled=console.cancelled,
+        space=arguments.space, parameters=_parameters(arguments.set), condition=arguments.condition,
+        progress=console.progress, cancelled=console.cancelled,
     )  # fmt: skip
     samples = draw_samples(prepared, arguments.n, progress=console.progress, cancelled=console.cancelled)
     summary: list[dict[Any, Any]] = []

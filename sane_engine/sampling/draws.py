@@ -17,6 +17,7 @@ from sane_engine.progress import CancelCheck, Progress, no_progress
 from sane_engine.zoo.hyperparameters import derived_seed
 
 if TYPE_CHECKING:
+    from sane_engine.sampling.batch_norm import Condition
     from sane_engine.sampling.spaces import Space
     from sane_engine.sampling.task import Task
     from sane_engine.zoo import Zoo
@@ -33,6 +34,7 @@ class Context:
         seed: Of everything that is drawn while fitting.
         zoo: Where a method that steers towards a property learns it; ``None`` where there is none.
         row: Any row of the anchors' layout in it.
+        condition: What running statistics of batch norm are measured on.
         progress: Called with the work done.
         cancelled: Asked between steps.
     """
@@ -43,6 +45,7 @@ class Context:
     seed: int
     zoo: Zoo | None = None
     row: int = 0
+    condition: Condition = "auto"
     progress: Progress = no_progress
     cancelled: CancelCheck | None = None
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.sampling.batch_norm import condition_for, networks
 from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
 from sane_engine.sampling.fine_tuning import best_learning_rate, fine_tune
 from sane_engine.sampling.frame import training_rows
 from sane_engine.sampling.novelty import Reference, agreement, reference_of
 from sane_engine.sampling.sampling import Prepared, Sample, draw_vectors, prepare
 from sane_engine.sampling.selection import required
-from sane_engine.sampling.spaces import decode_models, space_of
+from sane_engine.sampling.spaces import space_of
 
 if TYPE_CHECKING:
     from sane_engine.sane import Sane
@@ -162,15 +163,16 @@ def _groups(
     where = torch.from_numpy(some)
     names = [anchors.names[i] for i in some.tolist()]
     groups[ANCHORS] = (names, {name: tensor[where] for name, tensor in anchors.stacked.items()})
-    groups[DECODED] = (names, decode_models(space, prepared.vectors[where]))
-    groups[MEAN] = (["mean"], mean_network(space, anchors.stacked))
+    groups[DECODED] = (names, networks(space, prepared.vectors[where], task, prepared.condition)[0])
+    mean = condition_for(task, mean_network(space, anchors.stacked), prepared.condition)[0]
+    groups[MEAN] = (["mean"], mean)
     if twin and space.name != "weights":
         stop_if(cancelled)
         other = prepare(
             encoder, zoo, anchors=_again(prepared), method=prepared.method, seed=seed, task=task, space="weights",
-            fitted=space_of("weights", space.frame), cancelled=cancelled,
+            condition=prepared.condition, fitted=space_of("weights", space.frame), cancelled=cancelled,
         )  # fmt: skip
-        drawn = decode_models(other.space, draw_vectors(other, n, cancelled=cancelled))
+        drawn = networks(other.space, draw_vectors(other, n, cancelled=cancelled), task, prepared.condition)[0]
         groups[TWIN] = ([f"twin {number}" for number in range(n)], drawn)
     for scheme in SCHEMES:
         random = random_networks(task, anchors.stacked, scheme, n, seed=seed)

@@ -14,10 +14,11 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.revision import commit
 from sane_engine.sampling.anchors import Anchors, choose_anchors
+from sane_engine.sampling.batch_norm import CONDITIONS, Condition, networks
 from sane_engine.sampling.draws import Context, Method, Sampler, generator_of
 from sane_engine.sampling.frame import Align, Frame, frame_of, unstack
 from sane_engine.sampling.methods import described, method_of, name_of
-from sane_engine.sampling.spaces import Space, SpaceName, decode_models, encode_models, space_of
+from sane_engine.sampling.spaces import Space, SpaceName, encode_models, space_of
 from sane_engine.sampling.task import Task, task_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Prepared:
         task: What the networks are for, where the zoo says it.
         method: With its parameters.
         sampler: The method, fitted to the anchors.
+        condition: What running statistics of batch norm are measured on.
         record: The provenance without the sample's number.
     """
 
@@ -71,6 +73,7 @@ class Prepared:
     task: Task | None
     method: Method
     sampler: Sampler
+    condition: Condition
     record: Mapping[str, Any]
 
 
@@ -85,6 +88,7 @@ def sample(
     space: SpaceName = "latents",
     parameters: Mapping[str, Any] | None = None,
     align: Align = "auto",
+    condition: Condition = "auto",
     task: Task | None = None,
     progress: Progress = no_progress,
     cancelled: CancelCheck | None = None,
@@ -103,6 +107,8 @@ def sample(
         parameters: Of the method, by name.
         align: Whether models are brought into the order of a reference first; ``"auto"`` does so unless the zoo's
             models share their initialisation.
+        condition: What the running statistics of batch norm are measured on: ``"auto"`` or ``"images"`` takes the
+            task's images without their labels, ``"noise"`` no images at all, ``"none"`` keeps what was sampled.
         task: How to run the models and on what; by default the zoo's own, where it says so.
         progress: Called with the work done.
         cancelled: Asked between draws.
@@ -118,7 +124,7 @@ def sample(
         raise Refusal("bad-number", f"{n} samples cannot be drawn.", f"Ask for 1 to {LARGEST_N:,}.")
     prepared = prepare(
         encoder, zoo, anchors=anchors, method=method, seed=seed, space=space, parameters=parameters, align=align,
-        task=task, progress=progress, cancelled=cancelled,
+        condition=condition, task=task, progress=progress, cancelled=cancelled,
     )  # fmt: skip
     return draw_samples(prepared, n, progress=progress, cancelled=cancelled)
 
@@ -133,6 +139,7 @@ def prepare(
     space: SpaceName = "latents",
     parameters: Mapping[str, Any] | None = None,
     align: Align = "auto",
+    condition: Condition = "auto",
     task: Task | None = None,
     frame: Frame | None = None,
     fitted: Space | None = None,
@@ -150,6 +157,7 @@ def prepare(
         space: Its name.
         parameters: Of the method.
         align: Whether to align.
+        condition: Of batch norm.
         task: The task.
         frame: One that was made before, to save the time.
         fitted: A space that was fitted before.
@@ -160,6 +168,8 @@ def prepare(
     row = int(chosen.rows[0]) if chosen.rows is not None else _row_like(zoo, chosen)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise Refusal("bad-seed", f"{seed} is no seed.", "Give a whole number of at least 0.")
+    if condition not in CONDITIONS:
+        raise Refusal("bad-condition", f"{condition!r} is unknown.", f"Choose from {', '.join(CONDITIONS)}.")
     made = method_of(method, parameters) if isinstance(method, str) else method
     stop_if(cancelled)
     if fitted is None:
@@ -168,7 +178,7 @@ def prepare(
     vectors = encode_models(fitted, chosen.stacked)
     if task is None:
         task = _known_task(zoo, chosen)
-    context = Context(vectors, fitted, task, seed, zoo, row, progress, cancelled)
+    context = Context(vectors, fitted, task, seed, zoo, row, condition, progress, cancelled)
     sampler = made.fit(context)
     record = {
         "method": method if isinstance(method, str) else name_of(made),
@@ -187,7 +197,7 @@ def prepare(
         "encoder": None if encoder is None else encoder.digest,
         "commit": _commit(),
     }
-    return Prepared(chosen, fitted, vectors, task, made, sampler, record)
+    return Prepared(chosen, fitted, vectors, task, made, sampler, condition, record)
 
 
 def draw_vectors(
@@ -206,8 +216,9 @@ def draw_samples(
     prepared: Prepared, n: int, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
 ) -> list[Sample]:
     """The first ``n`` draws as models with their record."""
-    stacked = decode_models(prepared.space, draw_vectors(prepared, n, progress=progress, cancelled=cancelled))
-    return samples_of(prepared.record, stacked)
+    vectors = draw_vectors(prepared, n, progress=progress, cancelled=cancelled)
+    stacked, note = networks(prepared.space, vectors, prepared.task, prepared.condition)
+    return samples_of({**prepared.record, "batch_norm": note}, stacked)
 
 
 def samples_of(record: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> list[Sample]:

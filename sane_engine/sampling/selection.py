@@ -9,9 +9,10 @@ from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import stop_if
+from sane_engine.sampling.batch_norm import Condition, networks
 from sane_engine.sampling.draws import Context, Method, Sampler, drawn
 from sane_engine.sampling.kde import KernelDensity
-from sane_engine.sampling.spaces import Space, decode_models
+from sane_engine.sampling.spaces import Space
 from sane_engine.sampling.task import Images, Task
 
 IMAGES = 256
@@ -33,9 +34,9 @@ def required(task: Task | None) -> Task:
     return task
 
 
-def _losses(space: Space, task: Task, vectors: Tensor) -> Tensor:
+def _losses(space: Space, task: Task, vectors: Tensor, condition: Condition) -> Tensor:
     part = Images(task.validation.images[:IMAGES], task.validation.labels[:IMAGES])
-    return task.score(decode_models(space, vectors), part)[1]
+    return task.score(networks(space, vectors, task, condition)[0], part)[1]
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,20 @@ class Subsampled:
 
     def fit(self, context: Context) -> BestOf:
         """Fit the base."""
-        return BestOf(self.base.fit(context), context.space, required(context.task), self.candidates)
+        return BestOf(self.base.fit(context), context, self.candidates)
 
 
 class BestOf:
     """See :class:`Subsampled`."""
 
-    def __init__(self, base: Sampler, space: Space, task: Task, candidates: int) -> None:
-        self._base, self._space, self._task, self._candidates = base, space, task, max(1, candidates)
+    def __init__(self, base: Sampler, context: Context, candidates: int) -> None:
+        self._base, self._space, self._task = base, context.space, required(context.task)
+        self._condition, self._candidates = context.condition, max(1, candidates)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """The best of some draws."""
         vectors = torch.stack([self._base.draw(generator) for _ in range(self._candidates)])
-        return vectors[int(_losses(self._space, self._task, vectors).argmin())]
+        return vectors[int(_losses(self._space, self._task, vectors, self._condition).argmin())]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Bootstrapped:
         for number in range(self.rounds):
             stop_if(context.cancelled)
             vectors = drawn(sampler, context.seed, 0, self.population, "bootstrap", number)
-            order = _losses(context.space, task, vectors).argsort(stable=True)
+            order = _losses(context.space, task, vectors, context.condition).argsort(stable=True)
             sampler = self.base.fit(replace(context, vectors=vectors[order[: max(2, self.keep)]]))
             context.progress(number + 1, self.rounds, "bootstrapping")
-        return BestOf(sampler, context.space, task, self.candidates)
+        return BestOf(sampler, context, self.candidates)
