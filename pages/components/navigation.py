@@ -31,6 +31,7 @@ _PAGES = (
     ("layers", "Layers"),
     ("predict", "Predict"),
     ("inspect", "Inspect"),
+    ("sample", "Sample"),
     ("train", "Train"),
     ("jobs", "Jobs"),
 )

@@ -67,7 +67,7 @@ def assert_no_error(page: Any) -> None:
     assert page.locator("[data-testid=stAlertContentError]").count() == 0
 
 
-@pytest.mark.parametrize("name", ["explore", "zoo", "layers", "inspect"])
+@pytest.mark.parametrize("name", ["explore", "zoo", "layers", "inspect", "sample"])
 def test_deep_link_as_the_first_request_to_a_fresh_server(browser: Any, tmp_path: Path, name: str) -> None:
     with server(tmp_path) as address, tab(browser) as page:
         page.goto(f"{address}/{name}?zoo=digits&selection=0-3&epoch=Last")

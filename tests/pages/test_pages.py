@@ -19,7 +19,7 @@ from sane_engine.workspace import workspace_root
 
 Open = Callable[..., AppTest]
 
-PAGES = ("explore", "zoo", "layers", "predict", "inspect")
+PAGES = ("explore", "zoo", "layers", "predict", "inspect", "sample")
 
 
 def texts(app: AppTest) -> str:

@@ -1,0 +1,111 @@
+"""The page Sample: a request from the form, what it gives, and what cannot be drawn."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+from test_pages import assert_healthy, texts
+
+from pages.components import sampling_run
+from pages.components.current import Current
+from pages.components.memory import Memory
+from pages.components.sampling_run import Drawn
+from sane_engine import load_zoo
+from sane_engine.sampling.download import zip_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sampling_run, "_DRAWN", Memory(6))
+    monkeypatch.setattr(sampling_run, "_TRACES", Memory(6))
+    yield
+
+
+def draw(app: AppTest) -> AppTest:
+    return app.button(key="sample_draw").click().run()
+
+
+def result(app: AppTest) -> Drawn:
+    drawn = sampling_run.remembered(app.session_state["sample_request"])
+    assert drawn is not None
+    return drawn
+
+
+def test_nothing_is_drawn_until_asked(app: Open) -> None:
+    shown = app("sample")
+    assert_healthy(shown)
+    assert "press Draw" in texts(shown)
+
+
+def test_samples_of_a_zoo_that_cannot_be_run_are_drawn_and_not_scored(app: Open) -> None:
+    shown = app("sample")
+    shown.number_input(key="sample_n").set_value(3)
+    shown = draw(shown)
+    assert_healthy(shown)
+    assert "not scored" in texts(shown)
+    drawn = result(shown)
+    assert len(drawn.samples) == 3 and drawn.prepared.record["space"] == "latents"
+    archive = zipfile.ZipFile(io.BytesIO(zip_bytes(sampling_run.files(drawn, [1], "safetensors"))))
+    assert f"{drawn.samples[1].name}.safetensors" in archive.namelist()
+
+
+def test_the_selection_is_the_anchors(app: Open) -> None:
+    shown = draw(app("sample", zoo="tiny", selection="2-5"))
+    assert_healthy(shown)
+    assert list(result(shown).prepared.anchors.rows) == [2, 3, 4, 5]
+
+
+def test_too_few_anchors_are_refused_in_one_line(app: Open) -> None:
+    shown = app("sample")
+    shown.text_input(key="sample_query").set_value("test_accuracy > 2")
+    shown = draw(shown)
+    assert_healthy(shown)
+    assert "at least 2" in texts(shown) and len(shown.error) == 1
+
+
+@pytest.mark.parametrize("query", ["__import__('os')", "<img src=x>", "**bold**", "epoch.__class__ == 1"])
+def test_hostile_queries_are_refused(app: Open, query: str) -> None:
+    shown = app("sample")
+    shown.text_input(key="sample_query").set_value(query)
+    shown = draw(shown)
+    assert_healthy(shown)
+    assert "cannot be chosen" in texts(shown)
+
+
+def test_a_method_that_must_run_its_samples_says_that_it_cannot(app: Open) -> None:
+    shown = app("sample")
+    shown.selectbox(key="sample_method").set_value("trained").run()
+    shown = draw(shown)
+    assert_healthy(shown)
+    assert "does not say how or on what" in texts(shown)
+
+
+def test_scores_stand_beside_their_controls() -> None:
+    whole = load_zoo(ROOT / "assets" / "zoos" / "digits")
+    last = np.flatnonzero(whole.table["epoch"] == 25)[:40]
+    digits = whole.select(last)
+    now = Current("digits", "digits", digits, None, (), None)
+    request = sampling_run.Request(digits.digest, None, "top 50 %", "gaussian", (("scale", 0.4),), "pca", 4, 0, ())
+    drawn = sampling_run.draw(now, request, lambda done, total, message: None)
+    assert drawn.evaluation is not None
+    summary = drawn.evaluation.summary.set_index("group")["accuracy"]
+    assert summary["samples"] > summary["random (kaiming uniform)"] + 0.3
+    assert all("accuracy" in each.scores for each in drawn.samples)
+    assert sampling_run.remembered(request) is drawn
+
+
+def test_the_line_between_two_models_is_decoded(app: Open) -> None:
+    shown = app("sample", zoo="tiny", selection="2,5")
+    shown.toggle(key="trace_on").set_value(True).run()
+    assert_healthy(shown)
+    assert "Decoded accuracy here" in texts(shown)
