@@ -1,0 +1,318 @@
+"""Accuracy against novelty, for every method in every space: the table and the notes of ``docs/sampling.md``.
+
+Run from the root of the repository (it resumes where it stopped; every point is kept in ``--state``)::
+
+    python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md
+
+For each zoo, seed, method and space the method's knob is turned through its levels; each setting gives a point
+(novelty, accuracy at epoch 0), both means over the samples of one run. A method's accuracy *at* a novelty is read
+off between two neighbouring points, never beyond them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sane_engine.sampling.anchors import choose_anchors
+from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
+from sane_engine.sampling.evaluation import known_distances
+from sane_engine.sampling.frame import frame_of
+from sane_engine.sampling.methods import METHODS, described, method_of
+from sane_engine.sampling.novelty import Reference, agreement, reference_of
+from sane_engine.sampling.sampling import draw_vectors, prepare
+from sane_engine.sampling.spaces import Space, decode_models, encode_models, space_of
+from sane_engine.sampling.task import Task, task_of
+from sane_engine.sane import Sane, load_encoder
+from sane_engine.workspace import atomic_file
+from sane_engine.zoo import Zoo, load_zoo
+from sane_engine.zoo.training import one_thread
+
+SPACES = ("latents", "pca", "weights")
+SLOW = {"trained", "refined", "bootstrapped", "subsampled"}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "subsampled": {"candidates": 16},
+    "bootstrapped": {"rounds": 3, "population": 96, "keep": 24, "candidates": 4},
+    "refined": {"steps": 10, "learning_rate": 0.08},
+    "conditional": {"value": 0.97},
+}
+_BY_TEMPERATURE = (0.3, 0.5, 0.7, 0.9, 1.2)
+LEVELS = {
+    "kde-token": _BY_TEMPERATURE,
+    "kde-layer": _BY_TEMPERATURE,
+    "kde-sequence": (0.3, 0.6, 0.9, 1.2, 1.6),
+    "gaussian": _BY_TEMPERATURE,
+    "low-rank": (0.3, 0.6, 0.9, 1.2, 1.6),
+    "difference": (0.3, 0.6, 0.9, 1.2, 1.5),
+    "interpolation": (0.3, 0.8, 1.3, 1.8, 2.3),
+    "conditional": (0.3, 0.6, 0.9, 1.2, 1.6),
+    # What costs seconds a point gets fewer of them.
+    "subsampled": (0.4, 0.7, 1.0, 1.3),
+    "refined": (0.4, 0.7, 1.0, 1.3),
+    "bootstrapped": (0.6, 1.0, 1.5),
+    "trained": (0.6, 1.1, 1.7),
+}
+NOVELTIES = {"digits": (0.3, 0.4, 0.45, 0.5, 0.6), "digits-independent": (0.4, 0.6, 0.8, 1.0, 1.2)}
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One zoo, ready to be sampled."""
+
+    zoo: Zoo
+    encoder: Sane
+    anchors: str
+    task: Task
+    spaces: dict[str, Space]
+    reference: Reference
+    row: int
+
+
+def bench_of(name: str, encoder_name: str, anchors: str) -> Bench:
+    zoo, encoder = load_zoo(name), load_encoder(encoder_name)
+    chosen = choose_anchors(zoo, anchors)
+    assert chosen.rows is not None
+    row = int(chosen.rows[0])
+    frame = frame_of(zoo, row, encoder=encoder)
+    spaces = {space: space_of(space, frame, encoder=encoder, zoo=zoo, row=row) for space in SPACES}  # type: ignore[arg-type]
+    reference = reference_of(zoo, frame, [spaces["latents"], spaces["pca"]], row=row, anchors=chosen)
+    return Bench(zoo, encoder, anchors, task_of(zoo, chosen.rows), spaces, reference, row)
+
+
+def point(bench: Bench, method: str, space: str, level: float, seed: int, n: int) -> dict[str, Any]:
+    parameters = {**PARAMETERS.get(method, {}), METHODS[method].knob: level}
+    started = time.perf_counter()
+    prepared = prepare(
+        bench.encoder, bench.zoo, anchors=bench.anchors, method=method, seed=seed, parameters=parameters,
+        task=bench.task, fitted=bench.spaces[space],
+    )  # fmt: skip
+    stacked = decode_models(prepared.space, draw_vectors(prepared, n))
+    seconds = time.perf_counter() - started
+    return {**measured(bench, stacked), "seconds": round(seconds, 2)}
+
+
+def measured(bench: Bench, stacked: Any) -> dict[str, float]:
+    logits = bench.task.logits(stacked, bench.task.test.images)
+    predicted, labels = logits.argmax(dim=2), bench.task.test.labels
+    accuracy = (predicted == labels).double().mean(dim=1)
+    nearest = bench.reference.nearest(stacked)
+    near = bench.task.logits(bench.reference.networks(nearest.index), bench.task.test.images).argmax(dim=2)
+    same, overlap = agreement(predicted, near, labels)
+    pairs = bench.reference.pair_angles(stacked)
+    return {
+        "accuracy": float(accuracy.mean()),
+        "accuracy_std": float(accuracy.std()),
+        "novelty": float(nearest.angle.mean()),
+        "diversity": float(pairs.mean()) if len(pairs) else 0.0,
+        "agreement": float(same.mean()),
+        "error_overlap": float(overlap.mean()),
+        "ensemble": float((logits.softmax(dim=2).mean(dim=0).argmax(dim=1) == labels).double().mean()),
+    }
+
+
+def controls(bench: Bench, seed: int, n: int) -> dict[str, dict[str, float]]:
+    anchors = choose_anchors(bench.zoo, bench.anchors)
+    table = bench.zoo.table
+    last = table["epoch"] == table["epoch"].max()
+    good = table["test_accuracy"] >= table["test_accuracy"].iloc[anchors.rows].min()
+    held = np.flatnonzero((table["split"] == "test") & last & good)
+    found = {
+        "anchors": measured(bench, anchors.stacked),
+        "mean of the anchors": measured(bench, mean_network(bench.spaces["weights"], anchors.stacked)),
+        "held-out models as good as the anchors": measured(bench, bench.zoo.stacked(held)),
+    }
+    for name in ("latents", "pca"):
+        space = bench.spaces[name]
+        found[f"decoded anchors, {name}"] = measured(
+            bench, decode_models(space, encode_models(space, anchors.stacked))
+        )
+        found[f"decoded held-out, {name}"] = measured(
+            bench, decode_models(space, encode_models(space, bench.zoo.stacked(held)))
+        )
+    for scheme in SCHEMES:
+        random = random_networks(bench.task, anchors.stacked, scheme, n, seed=seed)
+        found[f"random, {scheme.replace('_', ' ')}"] = measured(bench, random)
+    own = [name.split(" epoch ")[0] for name in anchors.names]
+    nearest = bench.reference.nearest(anchors.stacked, own=own)
+    found["anchors"]["novelty"] = float(nearest.angle.mean())
+    distances = known_distances(bench.zoo, bench.reference, bench.row)
+    for kind, group in distances.groupby("kind"):
+        found[f"distance: {kind}"] = {
+            "novelty": float(group["angle"].mean()), "median": float(group["angle"].median()), "n": len(group)
+        }  # fmt: skip
+    return found
+
+
+# ---- keeping points ---------------------------------------------------------------------------------------------
+
+
+def kept(state: Path, key: dict[str, Any], make: Any) -> Any:
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    path = state / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))["found"]
+    if make is None:
+        return None
+    found = make()
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps({"key": key, "found": found}) + "\n", encoding="utf-8")
+    print(key, found, file=sys.stderr, flush=True)
+    return found
+
+
+def collect(bench: Bench, arguments: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
+    about = {"zoo": bench.zoo.weights_digest, "encoder": bench.encoder.digest, "anchors": bench.anchors}
+    about |= {"n": arguments.n, "version": 1}
+    table = kept(arguments.state, {**about, "what": "controls"}, lambda: controls(bench, 0, arguments.n))
+    rows = []
+    # What is quick first; then seed by seed, so that a run that is stopped has whole seeds.
+    order = [
+        (slow, seed, method) for method in METHODS for seed in range(arguments.seeds) for slow in [method in SLOW]
+    ]
+    for _, seed, method in sorted(order):
+        for space in SPACES:
+            for level in LEVELS[method]:
+                key = {**about, "method": method, "space": space, "level": level, "seed": seed}
+                key["parameters"] = described(method_of(method, PARAMETERS.get(method)))
+                make = partial(point, bench, method, space, level, seed, arguments.n)
+                found = kept(arguments.state, key, None if arguments.only_kept else make)
+                if found is None:
+                    continue
+                rows.append({"method": method, "space": space, "level": level, "seed": seed, **found})
+    return pd.DataFrame(rows), table
+
+
+def at_novelty(points: pd.DataFrame, novelty: float) -> float:
+    """Accuracy of one run at a novelty, between its two neighbouring points; NaN outside of them."""
+    ordered = points.sort_values("novelty")
+    x, y = ordered["novelty"].to_numpy(), ordered["accuracy"].to_numpy()
+    return float(np.interp(novelty, x, y)) if len(x) and x[0] <= novelty <= x[-1] else float("nan")
+
+
+def frontier(points: pd.DataFrame, novelties: tuple[float, ...]) -> pd.DataFrame:
+    rows = [
+        {"method": method, "space": space, "seed": seed, "novelty": novelty, "accuracy": at_novelty(group, novelty)}
+        for (method, space, seed), group in points.groupby(["method", "space", "seed"])
+        for novelty in novelties
+    ]
+    return pd.DataFrame(rows)
+
+
+def report(name: str, points: pd.DataFrame, table: dict[str, dict[str, float]], n: int) -> list[str]:
+    """The section of one zoo."""
+    novelties = NOVELTIES[name]
+    at = frontier(points, novelties)
+    lines = [f"## {name}", ""]
+    lines += [
+        f"Anchors: top 10 % of the training rows by test accuracy. {n} samples a point. Novelty in radians to the "
+        "nearest training model (any epoch) or its decoding; chance is 0.1.",
+        "",
+        "| control | accuracy | novelty | agreement with the nearest | shared errors |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for control, found in table.items():
+        if "accuracy" in found:
+            lines.append(
+                f"| {control} | {found['accuracy']:.3f} | {found['novelty']:.3f} | {found['agreement']:.3f} "
+                f"| {found['error_overlap']:.3f} |"
+            )
+    lines += ["", "The zoo's own distances, last epochs:", ""]
+    for kind, words in (
+        ("training", "a training model to the nearest other training model"),
+        ("held out", "a held-out model to the nearest training model"),
+        ("between", "any two training models"),
+    ):
+        found = table.get(f"distance: {kind}")
+        if found:
+            lines.append(f"- {words}: mean {found['novelty']:.3f}, median {found['median']:.3f} rad")
+    lines += ["", "Accuracy at epoch 0, mean ± standard deviation over seeds, at five novelties:", ""]
+    lines += [f"| method | space | {' | '.join(f'{v:.2f} rad' for v in novelties)} | seeds |"]
+    lines += [f"| --- | --- |{' --- |' * (len(novelties) + 1)}"]
+    best = at.groupby(["space", "novelty", "method"])["accuracy"].mean()
+    for method in METHODS:
+        for space in SPACES:
+            own = at[(at["method"] == method) & (at["space"] == space)]
+            if own.empty:
+                continue
+            cells = []
+            for novelty in novelties:
+                values = own[own["novelty"] == novelty]["accuracy"].dropna()
+                cells.append(f"{values.mean():.3f} ± {values.std(ddof=0):.3f}" if len(values) else "—")
+            lines.append(f"| {method} | {space} | {' | '.join(cells)} | {own['seed'].nunique()} |")
+    lines += ["", "The best of each space:", "", f"| space | {' | '.join(f'{v:.2f} rad' for v in novelties)} |"]
+    lines += [f"| --- |{' --- |' * len(novelties)}"]
+    for space in SPACES:
+        cells = []
+        for novelty in novelties:
+            known = best[space, novelty].dropna() if (space, novelty) in best.index else pd.Series(dtype=float)
+            cells.append(f"{known.max():.3f} ({known.idxmax()})" if len(known) else "—")
+        lines.append(f"| {space} | {' | '.join(cells)} |")
+    lines += ["", "Turned to its least, its middle and its most novel setting (first seed):", ""]
+    lines += [
+        "| method | space | setting | accuracy | novelty | diversity | agreement | shared errors | ensemble |"
+    ]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    first = points[points["seed"] == points["seed"].min()]
+    for method in METHODS:
+        for space in SPACES:
+            own = first[(first["method"] == method) & (first["space"] == space)].sort_values("level")
+            for place in sorted({0, len(own) // 2, len(own) - 1}) if len(own) else []:
+                row = own.iloc[place]
+                lines.append(
+                    f"| {method} | {space} | {METHODS[method].knob} {row['level']:g} | {row['accuracy']:.3f} "
+                    f"| {row['novelty']:.3f} | {row['diversity']:.3f} | {row['agreement']:.3f} "
+                    f"| {row['error_overlap']:.3f} | {row['ensemble']:.3f} |"
+                )
+    return [*lines, ""]
+
+
+_HEAD = """# Accuracy against novelty
+
+Made by `python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md`; do not edit by hand.
+
+A sample is worth something if it works *and* is no copy. Every method is turned from near copies to far from all
+anchors in three spaces: SANE latents, per-token PCA with as many components, and the weights themselves. An
+autoencoder earns its place where its row is above that of the same method in weight space by more than the spread.
+
+*Is it only copying?* A copy has novelty 0, agrees with its nearest training model on every image and shares all its
+errors. Compare with held-out models that were trained like the anchors: what a new, good model looks like.
+
+Methods that run their samples (`subsampled`, `bootstrapped`, `refined`, `trained`) choose on images that are
+neither those the samplers train on nor those that score.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True, help="folder that keeps every finished point")
+    parser.add_argument("--out", type=Path, help="the Markdown file to write; without it, points are only computed")
+    parser.add_argument("--zoos", nargs="+", default=list(NOVELTIES), choices=list(NOVELTIES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--n", type=int, default=24, help="samples a point")
+    parser.add_argument("--only-kept", action="store_true", help="write what is kept; compute nothing new")
+    arguments = parser.parse_args()
+    arguments.state.mkdir(parents=True, exist_ok=True)
+    lines = [_HEAD]
+    with one_thread():
+        for name in arguments.zoos:
+            bench = bench_of(name, f"{name}-sane", "top 10 %")
+            points, table = collect(bench, arguments)
+            if len(points):
+                lines += report(name, points, table, arguments.n)
+    if arguments.out is not None:
+        with atomic_file(arguments.out) as temporary:
+            temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
