@@ -45,6 +45,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "bootstrapped": {"rounds": 3, "population": 96, "keep": 24, "candidates": 4},
     "refined": {"steps": 10, "learning_rate": 0.08},
     "conditional": {"value": 0.97},
+    "trained": {"steps": 600},
 }
 _BY_TEMPERATURE = (0.3, 0.5, 0.7, 0.9, 1.2)
 LEVELS = {

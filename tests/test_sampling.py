@@ -215,7 +215,12 @@ def test_tokens_are_drawn_independently_and_layers_together() -> None:
     chosen = {}
     for unit in ("token", "layer", "sequence"):
         prepared = prepare(
-            None, zoo, anchors=range(10), method=f"kde-{unit}", space="weights", parameters={"bandwidth": 0.0}
+            None,
+            zoo,
+            anchors=range(10),
+            method=f"kde-{unit}",
+            space="weights",
+            parameters={"bandwidth": 0.0, "temperature": 1.0},
         )
         vectors = prepared.sampler.draw(generator_of(3, "test"))
         anchor = (prepared.vectors - vectors).abs().sum(dim=2).argmin(dim=0)
@@ -303,10 +308,10 @@ def test_choosing_and_training_help(digits: Zoo) -> None:
     task = task_of(digits)
     scores = {}
     for method, parameters in (
-        ("kde-token", {}),
-        ("subsampled", {"candidates": 12}),
-        ("refined", {"steps": 10}),
-        ("trained", {"steps": 60}),
+        ("kde-token", {"temperature": 1.0}),
+        ("subsampled", {"candidates": 12, "temperature": 1.0}),
+        ("refined", {"steps": 10, "temperature": 1.0}),
+        ("trained", {"steps": 60, "temperature": 1.0}),
     ):
         samples = sample(
             None, digits, anchors=range(40), n=8, method=method, space="weights", parameters=parameters

@@ -40,7 +40,7 @@ class Conditional:
 
     target: str = "test_accuracy"
     value: float = 0.9
-    base: Method = field(default_factory=lambda: KernelDensity(unit="sequence", bandwidth=0.3))
+    base: Method = field(default_factory=lambda: KernelDensity("sequence", bandwidth=0.3, temperature=1.0))
     rank: int = 32
 
     def fit(self, context: Context) -> SteeredSampler:

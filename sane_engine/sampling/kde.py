@@ -26,12 +26,13 @@ class KernelDensity:
         unit: What comes from one anchor: a ``"token"``, a ``"layer"`` or the whole ``"sequence"``.
         bandwidth: Standard deviation of the noise as a fraction of the anchors' own, coordinate by coordinate.
         temperature: How far draws lie from the anchors' mean, as a fraction of how far they would: 1 is the plain
-            estimate, less trades novelty for accuracy, 0 is the mean.
+            estimate, less trades novelty for accuracy (tokens of different models fit together less well the
+            further they are from what all share), 0 is the mean.
     """
 
     unit: Unit = "token"
     bandwidth: float = 0.1
-    temperature: float = 1.0
+    temperature: float = 0.35
 
     def fit(self, context: Context) -> KernelSampler:
         """Keep the anchors and their spread."""

@@ -44,7 +44,8 @@ METHODS: Mapping[str, Entry] = {
         KernelDensity("layer"), "every layer from an anchor of its own, plus noise", "temperature", _TEMPERATURES
     ),
     "kde-sequence": Entry(
-        KernelDensity("sequence", bandwidth=0.5), "a whole anchor, plus noise", "bandwidth", _WIDTHS
+        KernelDensity("sequence", bandwidth=0.5, temperature=1.0), "a whole anchor, plus noise", "bandwidth",
+        _WIDTHS,
     ),
     "gaussian": Entry(ShrunkGaussian(), "independent coordinates about the anchors' mean", "scale", _TEMPERATURES),
     "low-rank": Entry(

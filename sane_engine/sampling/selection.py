@@ -48,7 +48,7 @@ class Subsampled:
         candidates: Draws for each sample; sample number k is the best of its own, however many are asked for.
     """
 
-    base: Method = field(default_factory=KernelDensity)
+    base: Method = field(default_factory=lambda: KernelDensity(temperature=0.6))
     candidates: int = 32
 
     def fit(self, context: Context) -> BestOf:
@@ -83,7 +83,7 @@ class Bootstrapped:
         candidates: Draws for each final sample, as in :class:`Subsampled`.
     """
 
-    base: Method = field(default_factory=KernelDensity)
+    base: Method = field(default_factory=lambda: KernelDensity(temperature=0.7))
     rounds: int = 3
     population: int = 200
     keep: int = 40

@@ -33,11 +33,11 @@ class Trained:
         images: Images a step.
     """
 
-    base: Method = field(default_factory=KernelDensity)
-    steps: int = 600
+    base: Method = field(default_factory=lambda: KernelDensity(temperature=1.2))
+    steps: int = 800
     learning_rate: float = 0.02
     closeness: float = 0.02
-    batch: int = 8
+    batch: int = 16
     images: int = 64
 
     def fit(self, context: Context) -> MappedSampler:
@@ -107,7 +107,7 @@ class Refined:
         images: Images a step.
     """
 
-    base: Method = field(default_factory=KernelDensity)
+    base: Method = field(default_factory=lambda: KernelDensity(temperature=0.8))
     steps: int = 15
     learning_rate: float = 0.05
     closeness: float = 0.02
