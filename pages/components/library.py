@@ -20,6 +20,7 @@ from sane_engine.baselines import zoo_layer_features
 from sane_engine.baselines.sane_layers import embedding_features
 from sane_engine.checkpoint import Refusal
 from sane_engine.demo import Level, Precomputed, find_precomputed, precompute
+from sane_engine.inventory import mark_used
 from sane_engine.progress import Progress, no_progress
 from sane_engine.projection import Projection
 from sane_engine.sane import SaneConfig, encoder_folders, encoder_record
@@ -64,7 +65,9 @@ def get_zoo(key: str, *, progress: Progress = no_progress) -> Zoo:
     path = location if isinstance(location, Path) else zoo_folders().get(location)
     if path is None:
         raise Refusal("zoo-not-found", f"There is no zoo called {key}.", "Choose another one in the sidebar.")
-    return _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, progress=progress))
+    zoo = _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, progress=progress))
+    mark_used(path)
+    return zoo
 
 
 def encoder_choices() -> list[str]:
@@ -99,6 +102,7 @@ def get_encoder(name: str) -> Sane:
     """The encoder itself; loads torch."""
     from sane_engine.sane import load_encoder
 
+    mark_used(encoder_folders()[name])
     return _ENCODERS.get(encoder_digest(name), lambda: load_encoder(encoder_folders()[name]))
 
 
@@ -111,6 +115,8 @@ def kept(zoo_key: str, encoder: str) -> Precomputed | None:
         found = find_precomputed(zoo.digest, digest, zoo_key, encoder)
         if found is not None:
             _KEPT.put(key, found)
+    if found is not None:
+        mark_used(found.folder)
     return found
 
 

@@ -34,6 +34,7 @@ _PAGES = (
     ("sample", "Sample"),
     ("train", "Train"),
     ("jobs", "Jobs"),
+    ("workspace", "Workspace"),
 )
 
 

@@ -1,10 +1,15 @@
-"""Load the heavy libraries in the background once the first picture stands, so that the first click is quick."""
+"""Load the heavy libraries in the background once the first picture stands, so that the first click is quick.
+
+Afterwards, what killed processes left in the workspace a day ago or earlier is swept away.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from importlib import import_module
+
+from sane_engine.workspace import sweep
 
 # Long enough for the browser to fetch and draw the first picture before the imports compete for the interpreter.
 _DELAY_SECONDS = 4.0
@@ -29,3 +34,4 @@ def _import_all() -> None:
     time.sleep(_DELAY_SECONDS)
     for name in _LIBRARIES:
         import_module(name)
+    sweep()

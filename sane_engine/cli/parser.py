@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.cli import align, embed, inspect, jobs, pretrain, probe, reconstruct, sample, train_zoo
+from sane_engine.cli import align, embed, inspect, jobs, pretrain, probe, reconstruct, sample, train_zoo, workspace
 from sane_engine.cli.console import Console
 from sane_engine.progress import Cancelled
 
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (inspect, embed, train_zoo, pretrain, reconstruct, probe, sample, align, jobs):
+    for module in (inspect, embed, train_zoo, pretrain, reconstruct, probe, sample, align, jobs, workspace):
         command = module.add(commands)
         command.add_argument("--json", action="store_true", help="JSON on one line instead of indented")
         command.add_argument("--quiet", action="store_true", help="no progress on standard error")

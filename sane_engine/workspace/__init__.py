@@ -13,13 +13,16 @@ from sane_engine.workspace.places import open_root as open_root
 from sane_engine.workspace.places import visible as visible
 from sane_engine.workspace.places import workspace_root as workspace_root
 from sane_engine.workspace.quota import QUOTA_VARIABLE as QUOTA_VARIABLE
+from sane_engine.workspace.quota import disk_full as disk_full
 from sane_engine.workspace.quota import quota_bytes as quota_bytes
 from sane_engine.workspace.quota import require_room as require_room
+from sane_engine.workspace.quota import size_of as size_of
 from sane_engine.workspace.quota import used_bytes as used_bytes
+from sane_engine.workspace.sweeping import strays as strays
 from sane_engine.workspace.sweeping import sweep as sweep
 
 __all__ = [
     "ASSETS_VARIABLE", "ENVIRONMENT_VARIABLE", "QUOTA_VARIABLE", "assets_root", "atomic_file", "atomic_folder",
-    "discard", "open_root",
-    "quota_bytes", "require_room", "sweep", "sync", "used_bytes", "visible", "workspace_root",
+    "discard", "disk_full", "open_root", "quota_bytes", "require_room", "size_of", "strays", "sweep", "sync",
+    "used_bytes", "visible", "workspace_root",
 ]  # fmt: skip
