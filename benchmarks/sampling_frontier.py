@@ -176,11 +176,9 @@ def collect(bench: Bench, arguments: argparse.Namespace) -> tuple[pd.DataFrame, 
     about |= {"n": arguments.n, "version": 1}
     table = kept(arguments.state, {**about, "what": "controls"}, lambda: controls(bench, 0, arguments.n))
     rows = []
-    # What is quick first; then seed by seed, so that a run that is stopped has whole seeds.
-    order = [
-        (slow, seed, method) for method in METHODS for seed in range(arguments.seeds) for slow in [method in SLOW]
-    ]
-    for _, seed, method in sorted(order):
+    # Seed by seed, so that a run that is stopped has whole seeds; what is quick comes first.
+    order = [(seed, method in SLOW, method) for method in METHODS for seed in range(arguments.seeds)]
+    for seed, _, method in sorted(order):
         for space in SPACES:
             for level in LEVELS[method]:
                 key = {**about, "method": method, "space": space, "level": level, "seed": seed}
