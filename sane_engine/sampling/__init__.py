@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from sane_engine.sampling.sampling import prepare as prepare
     from sane_engine.sampling.sampling import sample as sample
     from sane_engine.sampling.spaces import SPACES as SPACES
+    from sane_engine.sampling.targets import sample_target as sample_target
     from sane_engine.sampling.task import Task as Task
     from sane_engine.sampling.task import task_from_module as task_from_module
     from sane_engine.sampling.task import task_of as task_of
+    from sane_engine.sampling.tracing import trace as trace
 
 _HOME = {
     "METHODS": "methods",
@@ -44,8 +46,10 @@ _HOME = {
     "method_of": "methods",
     "prepare": "sampling",
     "sample": "sampling",
+    "sample_target": "targets",
     "task_from_module": "task",
     "task_of": "task",
+    "trace": "tracing",
 }
 
 __all__ = sorted(_HOME)

@@ -6,6 +6,7 @@ so every method runs in every space, and a user sees what the autoencoder adds.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -46,6 +47,9 @@ class Space(Protocol):
     def decode(self, vectors: Tensor) -> Tensor:
         """Standardised tokens ``[m, n, d]`` of vectors ``[m, n, k]``; gradients flow to the vectors."""
 
+    def rearranged(self, frame: Frame, tokens: Tensor) -> Space:
+        """The space for networks of another frame, whose token i takes after this one's token ``tokens[i]``."""
+
 
 class WeightSpace:
     """The standardised weights as they are: the control that costs nothing."""
@@ -62,6 +66,10 @@ class WeightSpace:
     def decode(self, vectors: Tensor) -> Tensor:
         """The vectors, nothing in the padding."""
         return vectors * self.frame.layout.mask()
+
+    def rearranged(self, frame: Frame, tokens: Tensor) -> WeightSpace:
+        """Tokens as they are."""
+        return WeightSpace(frame)
 
 
 class PcaSpace:
@@ -101,6 +109,12 @@ class PcaSpace:
         tokens = torch.einsum("mnk,ndk->mnd", vectors, self._basis) + self._mean
         return tokens * self.frame.layout.mask()
 
+    def rearranged(self, frame: Frame, tokens: Tensor) -> PcaSpace:
+        """The bases of the tokens that are taken after."""
+        other = copy.copy(self)
+        other.frame, other._basis, other._mean = frame, self._basis[tokens], self._mean[tokens]
+        return other
+
 
 class LatentSpace:
     """The latents of a SANE encoder; decoding is the transformer, all tokens of a window together."""
@@ -121,6 +135,10 @@ class LatentSpace:
     def decode(self, vectors: Tensor) -> Tensor:
         """The decoder's tokens, nothing in the padding."""
         return self._map(self.encoder.decode, vectors) * self.frame.layout.mask()
+
+    def rearranged(self, frame: Frame, tokens: Tensor) -> LatentSpace:
+        """The same decoder at the other network's positions."""
+        return LatentSpace(frame, self.encoder)
 
     def _map(self, function: object, values: Tensor) -> Tensor:
         device = self.encoder.device
