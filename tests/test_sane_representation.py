@@ -16,7 +16,7 @@ from sane_engine.sane import Embeddings, Sane, SaneConfig, decode_models, embed,
 from sane_engine.sane.auxiliary import layer_means
 from sane_engine.sane.layer_summaries import SPECTRUM, STATISTICS, SUMMARY, SummaryScale, summarise
 from sane_engine.sane.noise_behaviour import noise_behaviour
-from sane_engine.sane.path_summaries import path_summaries
+from sane_engine.sane.path_summaries import REACH, path_summaries
 from sane_engine.sane.scale_features import scale_features
 from sane_engine.zoo import Zoo
 
@@ -71,8 +71,9 @@ def test_what_paths_and_noise_tell_does_not_depend_on_the_order_of_units(zoo: Zo
     other = shuffled(zoo)
     tokens = [tokenize_batch(each.stacked(), 8) for each in (zoo, other)]
     assert not torch.equal(tokens[0].tokens, tokens[1].tokens)
-    # The mean field takes the outputs of a unit for independent of their signs: nothing at all may change.
-    assert torch.allclose(path_summaries(tokens[0]), path_summaries(tokens[1]), atol=1e-4)
+    paths = [path_summaries(each) for each in tokens]
+    assert torch.allclose(paths[0][..., :REACH], paths[1][..., :REACH], atol=1e-4)
+    assert torch.allclose(paths[0][:, 0], paths[1][:, 0], atol=1e-4), "noise sent in at the input meets other units"
     rows = np.arange(len(zoo))
     found = [noise_behaviour(each, rows) for each in (zoo, other)]
     assert found[0] is not None
@@ -86,8 +87,9 @@ def test_what_paths_and_noise_tell_does_not_depend_on_the_order_of_units(zoo: Zo
 def test_unknown_chains_and_architectures_are_left_out() -> None:
     norm = {"conv.weight": torch.randn(2, 4, 1, 3, 3), "norm.weight": torch.randn(2, 4)}
     found = path_summaries(tokenize_batch(norm, 8))
-    assert torch.isfinite(found[:, 0]).all()
+    assert torch.isfinite(found[:, 0, :REACH]).all()
     assert torch.isnan(found[:, 1]).all()
+    assert torch.isnan(found[..., REACH:]).all(), "the last layer that was understood is not the output"
     nowhere = Zoo.from_stacked("nowhere", symmetric_zoo(12).table, stacked(12, SYMMETRIC))
     assert noise_behaviour(nowhere, np.arange(12)) is None
 

@@ -1,11 +1,12 @@
-"""What reaches each layer of a plain chain from its input, told from the weights alone.
+"""What reaches each layer of a plain chain from its input, and its output from each layer; from the weights alone.
 
 Sizes of single layers say little of a network; what counts is how signals grow and saturate on their way through
-all of them. Three things are followed from layer to layer: the sum over paths of products of absolute weights (path
+all of them. Four things are followed from layer to layer: the sum over paths of products of absolute weights (path
 norm; Neyshabur et al. 2015, arXiv:1503.00036), the variance that independent inputs of variance 1 would have, with
-and without saturation by a sigmoidal unit (mean field; Poole et al. 2016, arXiv:1606.05340), and the product of the
-matrices. Kernels are summed over their window. No forward pass is made and no architecture is needed; none of the
-numbers changes when hidden units are permuted or change sign.
+and without saturation by a sigmoidal unit (mean field; Poole et al. 2016, arXiv:1606.05340), the product of the
+matrices, and noise that is sent in at the layer and goes through the rest of the chain. Kernels are summed over
+their places. That is not what the network computes (pooling, strides, and which activation it has are not known),
+but near.
 """
 
 from __future__ import annotations
@@ -15,47 +16,62 @@ import math
 import torch
 from torch import Tensor
 
+from sane_engine.sane.chains import Link, chain
 from sane_engine.tokens import TokenBatch
 
-PATHS = 11
+REACH = 11
+"""Numbers of what reaches a layer."""
+
+OUTPUT = 8
+"""Numbers of what a layer sends to the output."""
+
+PATHS = REACH + OUTPUT
 """Numbers a layer."""
 
 LARGEST = 2048
 """Units from which on the product of the matrices is not followed."""
 
+NOISE = 128
+"""Noise vectors sent in at each layer, the same for all models."""
+
 _FLOOR = 1e-12
 
 
 def path_summaries(batch: TokenBatch) -> Tensor:
-    """Numbers of each layer of each model: float64 ``[m, L, PATHS]``; NaN from where the chain breaks.
+    """Numbers of each layer of each model: float64 ``[m, L, PATHS]``; NaN where the chain is broken.
 
-    Of a layer's units: log mean path norm and its spread, log root mean square path and its spread, the mean,
-    spread and maximum of the log standard deviation of pre-activations that saturate, the share of the bias in it;
-    of the product of the matrices so far: largest, mean and fourth log singular value.
+    Of what reaches a layer's units: log mean path norm and its spread, log root mean square path and its spread,
+    the mean, spread and maximum of the log standard deviation of pre-activations that saturate, the share of the
+    bias in it; of the product of the matrices so far: largest, mean and fourth log singular value. Of the outputs
+    for noise sent in at this layer: log spread over inputs, of the mean, and over classes; mean and spread of the
+    entropy; mean largest probability and margin; how often the commonest class wins.
     """
-    m = len(batch.tokens)
-    first = next(slot for slot in batch.layout.slots if slot.name == batch.layout.layers[0].members[0])
-    absolute = squares = saturated = torch.ones(m, first.width, dtype=torch.float64)
+    links = list(chain(batch))
+    found = torch.full((len(batch.tokens), len(batch.layout.layers), PATHS), torch.nan, dtype=torch.float64)
+    for number, values in enumerate(_reach(links)):
+        found[:, number, :REACH] = values
+    # Where the chain breaks off, its last layer is not the output.
+    if len(links) == len(batch.layout.layers) and links[-1].kernels.shape[1] > 1:
+        for number in range(len(links)):
+            found[:, number, REACH:] = _sent(links[number:])
+    return found
+
+
+def _reach(links: list[Link]) -> list[Tensor]:
+    """What reaches each layer: ``[m, REACH]`` each."""
+    m, _, units, _ = links[0].kernels.shape
+    absolute = squares = saturated = torch.ones(m, units, dtype=torch.float64)
     product: Tensor | None = None
     parts: list[Tensor] = []
-    for layer in batch.layout.layers:
-        rows = batch.tokens[:, layer.start : layer.stop].reshape(m, layer.rows, -1)[..., : layer.width].double()
-        lead = next(slot for slot in batch.layout.slots if slot.name == layer.members[0])
-        matrix, bias = rows[..., : lead.width], rows[..., lead.width :].sum(dim=2)
-        units = absolute.shape[1]
-        if lead.width % units:
-            unknown = torch.full((m, len(batch.layout.layers) - len(parts), PATHS), torch.nan, dtype=torch.float64)
-            return torch.cat((torch.stack(parts, dim=1), unknown), dim=1) if parts else unknown
-        # The inputs of one unit of the layer before stand together: a kernel, or a flattened image.
-        kernels = matrix.reshape(m, layer.rows, units, lead.width // units)
-        absolute = _through(kernels.abs().sum(dim=3), absolute)
-        squares = _through(kernels.square().sum(dim=3), squares)
-        variance = _through(kernels.square().sum(dim=3), saturated) + bias.square()
+    for link in links:
+        absolute = _through(link.kernels.abs().sum(dim=3), absolute)
+        power = link.kernels.square().sum(dim=3)
+        squares = _through(power, squares)
+        variance = _through(power, saturated) + link.bias.square()
         size = _log(variance) / 2
         # The variance of erf of a Gaussian (Williams 1998), close to that of tanh.
         saturated = (2 / math.pi) * torch.asin(2 * variance / (1 + 2 * variance))
-        summed = kernels.sum(dim=3)
-        product = matrix if product is None else summed @ product
+        product = link.kernels.flatten(2) if product is None else link.kernels.sum(dim=3) @ product
         parts.append(
             torch.stack(
                 (
@@ -66,13 +82,39 @@ def path_summaries(batch: TokenBatch) -> Tensor:
                     size.mean(dim=1),
                     size.std(dim=1, correction=0),
                     size.amax(dim=1),
-                    (_log(bias.square().mean(dim=1)) - _log(variance.mean(dim=1))) / 2,
+                    (_log(link.bias.square().mean(dim=1)) - _log(variance.mean(dim=1))) / 2,
                     *_singular(product),
                 ),
                 dim=1,
             )
         )
-    return torch.stack(parts, dim=1)
+    return parts
+
+
+def _sent(links: list[Link]) -> Tensor:
+    """What the rest of a chain makes of noise: ``[m, OUTPUT]``."""
+    first = links[0].kernels.flatten(2)
+    noise = torch.randn(NOISE, first.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    out = noise @ first.mT + links[0].bias[:, None]
+    for link in links[1:]:
+        out = out.tanh() @ link.kernels.sum(dim=3).mT + link.bias[:, None]
+    chances = out.softmax(dim=2)
+    entropy = -(chances * _log(chances)).sum(dim=2)
+    top = chances.topk(2, dim=2).values
+    winners = torch.nn.functional.one_hot(out.argmax(dim=2), out.shape[2]).double().mean(dim=1)
+    return torch.stack(
+        (
+            _log(out.std(dim=1).mean(dim=1)),
+            _log(out.mean(dim=1).std(dim=1)),
+            _log(out.std(dim=2).mean(dim=1)),
+            entropy.mean(dim=1),
+            entropy.std(dim=1),
+            top[..., 0].mean(dim=1),
+            (top[..., 0] - top[..., 1]).mean(dim=1),
+            winners.amax(dim=1),
+        ),
+        dim=1,
+    )
 
 
 def _through(weights: Tensor, values: Tensor) -> Tensor:
