@@ -36,9 +36,12 @@ class SaneConfig:
             training and whenever the encoder is used.
         scale_features: Show the encoder, beside each token, how large its weights are.
         summary_weight: Share of the loss that the reconstruction of *summary tokens* adds: one a layer, which hold
-            its statistics and singular values and go through the encoder with the others. 0 leaves them out.
-        auxiliary_weight: Share of the loss that a linear head adds, which predicts the same statistics, and where
-            the architecture is known what the network does with noise, from the layers' mean latents. 0 is none.
+            its statistics, singular values and paths and go through the encoder with the others. 0 is none.
+        auxiliary_weight: Share of the loss that a linear head adds, which predicts the summaries from the layers'
+            mean latents (and those of the summary tokens). 0 is none.
+        noise_behaviour: Let summaries, where the architecture is known, also say what the network does with noise.
+        readout: Random features of the embedding that a linear probe is given, so that it can follow what is not
+            linear (see ``readout.py``). 0 is none.
         loss_normalisation: What counts the same in the reconstruction loss: every weight (``"entry"``), every
             token (``"token"``), or every layer (``"layer"``).
         noise: Standard deviation of the multiplicative noise of a view; 0 is none.
@@ -78,6 +81,8 @@ class SaneConfig:
     scale_features: bool = False
     summary_weight: float = 0.0
     auxiliary_weight: float = 0.0
+    noise_behaviour: bool = False
+    readout: int = 0
     gamma: float = 0.05
     temperature: float = 0.1
     loss_normalisation: LossNormalisation = "token"
@@ -104,6 +109,8 @@ class SaneConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if not isinstance(self.readout, int) or isinstance(self.readout, bool) or self.readout < 0:
+            raise ValueError(f"readout is {self.readout!r}; it must be a whole number of at least 0")
         if self.d_model % self.heads:
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of heads ({self.heads})")
         if self.halo is not None and not 0 <= 2 * self.halo < self.window:
@@ -119,7 +126,7 @@ class SaneConfig:
         for name in ("noise", "jitter", "weight_decay", "summary_weight", "auxiliary_weight"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
-        for name in ("align", "scale_features"):
+        for name in ("align", "scale_features", "noise_behaviour"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         for name, options in (("loss_normalisation", LossNormalisation), ("permuted_views", PermutedViews)):

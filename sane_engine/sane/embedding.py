@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sane.embeddings import Embeddings
-from sane_engine.sane.layer_summaries import summarise
 from sane_engine.sane.model import Sane
 from sane_engine.sane.pooling import Pooled, Selection, pool, select_tokens
 from sane_engine.sane.summary_tokens import encode_windows, layer_places
@@ -162,7 +162,7 @@ def _encode(
     batch_size: int,
     between: Callable[[int], None],
 ) -> tuple[Tensor, Tensor | None]:
-    """Latents ``[m, n, z]`` of the selected tokens of a batch, and ``[m, L, z]`` of summary tokens, on the CPU."""
+    """Latents ``[m, n, z]`` of the selected tokens of a batch, and of summary tokens ``[m, L, z + s]``."""
     tokens, _ = encoder.normalizer.normalise(batch.tokens, batch.layout)
     device, was_training = encoder.device, encoder.training
     encoder.eval()
@@ -175,11 +175,12 @@ def _encode(
     positions, plan = every[selection.index], plan_windows(len(selection.index), window, halo)
     try:
         if encoder.has_summaries:
-            summaries = encoder.summary_scale.apply(summarise(batch), batch.layout)
+            summaries = encoder.summariser.summaries(batch)
             places = layer_places(batch.layout, every)
-            return encode_windows(
+            latents, beside = encode_windows(
                 encoder, tokens, positions, summaries, places, plan, batch_size=batch_size, between=between
             )
+            return latents, torch.cat((beside, summaries), dim=2)
         return map_windows(window_latents, tokens, positions, plan, batch_size=batch_size, between=between), None
     finally:
         encoder.train(was_training)
@@ -264,14 +265,15 @@ def _collect(
     layers = np.full((m, counts.max(), 2 * encoder.config.latent), np.nan, dtype=np.float32)
     for i in range(m):
         layers[i, : counts[i]] = pooled[i].layers
-    summary = np.full((m, counts.max(), encoder.config.latent), np.nan, dtype=np.float32) if summaries else None
-    if summary is not None:
+    summary = None
+    if summaries:
+        summary = np.full((m, counts.max(), summaries[0].shape[1]), np.nan, dtype=np.float32)
         for i in range(m):
             summary[i, : counts[i]] = summaries[i].numpy()
     if kept and len(set(layouts.values())) > 1:
         raise ValueError("keep_tokens needs models that share a layout")
     names = tuple(layouts[i].layer_names for i in range(m))
-    return Embeddings(
+    found = Embeddings(
         models=np.stack([pooled[i].model for i in range(m)]),
         layers=layers,
         layer_count=counts,
@@ -283,3 +285,4 @@ def _collect(
         zoo_digest=zoo_digest,
         notes=tuple(f"{count} of {m} models: {remark}." for remark, count in notes.items()),
     )
+    return found if encoder.readout is None else replace(found, readout=encoder.readout.apply(found))

@@ -33,7 +33,9 @@ class Embeddings:
         layer_count: ``[m]``: how many layers each model has.
         layer_names: One tuple of names for each model, or a single one that all share.
         foreign: ``[m]``: whether the encoder was trained on another layout than this model's.
-        summaries: ``[m, L, z]``: latents of the layers' summary tokens, where the encoder has them; NaN likewise.
+        summaries: ``[m, L, z + s]``: latent of each layer's summary token, then the summary itself (standardised),
+            where the encoder has them; NaN likewise.
+        readout: ``[m, k]``: the vector to predict from, where the encoder has a readout for these layers.
         tokens: ``[m, n, z]``: the latents themselves, where they were asked for and all models share a layout.
         encoder_digest: Which encoder.
         zoo_digest: Which zoo; empty when the models came from no zoo.
@@ -47,6 +49,7 @@ class Embeddings:
     foreign: npt.NDArray[np.bool_]
     tokens: Floats | None = None
     summaries: Floats | None = None
+    readout: Floats | None = None
     encoder_digest: str = ""
     zoo_digest: str = ""
     notes: tuple[str, ...] = ()
@@ -82,12 +85,14 @@ class Embeddings:
     def predictive(self) -> Floats:
         """``[m, k]``: the vector to predict properties of models from.
 
-        Of an encoder with summary tokens, the mean latent of each layer and the latent of its summary; else
-        :attr:`layerwise`.
+        The readout where there is one. Else of an encoder with summary tokens the mean latent of each layer, the
+        latent of its summary and the summary itself; of any other :attr:`layerwise`.
 
         Raises:
             ValueError: The models differ in their number of layers.
         """
+        if self.readout is not None:
+            return self.readout
         if self.summaries is None:
             return self.layerwise
         means = self.layerwise.reshape(len(self), self.layers.shape[1], -1)[..., : self.layers.shape[2] // 2]

@@ -28,11 +28,12 @@ def save_encoder(encoder: Sane, folder: str | Path) -> None:
         "config": encoder.config.to_json(),
         "position_range": list(encoder.position_range),
         "symmetries": encoder.aligner.symmetries(),
+        "architectures": encoder.summariser.architectures,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "provenance": encoder.provenance,
     }
     with atomic_folder(folder) as temporary:
-        beside = {**encoder.normalizer.state(), **encoder.aligner.state(), **encoder.summary_scale.state()}
+        beside = encoder.fitted_state()
         save_file({**tensors, **beside}, temporary / ENCODER_WEIGHTS)
         (temporary / ENCODER_JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -67,9 +68,10 @@ def load_encoder(path_or_name: str | Path) -> Sane:
 
     from sane_engine.sane.alignment import Aligner
     from sane_engine.sane.config import SaneConfig
-    from sane_engine.sane.layer_summaries import SummaryScale
     from sane_engine.sane.model import Sane
     from sane_engine.sane.normalisation import Normalizer
+    from sane_engine.sane.readout import Readout
+    from sane_engine.sane.summariser import Summariser
 
     folder = _folder(path_or_name)
     record = encoder_record(path_or_name)
@@ -80,12 +82,13 @@ def load_encoder(path_or_name: str | Path) -> Sane:
             # Encoders of earlier versions do not say, and were not aligned.
             SaneConfig.from_json({"align": False, **record["config"]}),
             normalizer=Normalizer.from_state(tensors),
-            summary_scale=SummaryScale.from_state(tensors),
+            summariser=Summariser.from_state(tensors, record.get("architectures")),
+            readout=Readout.from_state(tensors),
             aligner=Aligner.from_state(tensors, record.get("symmetries", {})),
             position_range=(first, second, third),
             provenance=record["provenance"],
         )
-        beside = ("normalizer.", "reference.", "summary.")
+        beside = ("normalizer.", "reference.", "summary.", "readout.")
         encoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(beside)})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

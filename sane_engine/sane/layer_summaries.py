@@ -6,14 +6,11 @@ alone; most do not change when hidden units are permuted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sane_engine.sane.normalisation import structure
 from sane_engine.sane.path_summaries import PATHS, path_summaries
 
 if TYPE_CHECKING:
@@ -25,18 +22,17 @@ NORMS = (0.0, 0.25, 0.5, 0.75, 1.0)
 STATISTICS = 5 + len(QUANTILES) + len(SPECTRUM) + 2 + 2 * len(NORMS) + 4
 """Numbers of a layer for itself."""
 
-SUMMARY = STATISTICS + PATHS
-"""Numbers a layer."""
+OF_WEIGHTS = STATISTICS + PATHS
+"""Numbers of a layer that the weights alone tell."""
 
 LARGEST_SPECTRUM = 2048
 """Singular values of matrices whose smaller side is longer than this are not computed; they count as typical."""
 
 _FLOOR = 1e-12
-_CLIP = 5.0
 
 
 def summarise(batch: TokenBatch) -> Tensor:
-    """Summaries of each layer of each model: float32 ``[m, L, SUMMARY]``, not standardised; NaN where unknown.
+    """Summaries of each layer of each model: float32 ``[m, L, OF_WEIGHTS]``, not standardised; NaN where unknown.
 
     Of a layer's matrix ``[output channels, fan-in]``: log root mean square; relative to it the mean, the mean
     absolute value, the log maximum, the mean row and quantiles; quantiles of log singular values, log nuclear over
@@ -98,61 +94,3 @@ def _spectrum(matrix: Tensor) -> Tensor:
     nuclear = _log(values.sum(dim=1)) - _log(squares.sum(dim=1).sqrt())
     stable = _log(squares.sum(dim=1) / squares.amax(dim=1))
     return torch.cat((levels, nuclear[:, None], stable[:, None]), dim=1)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Mean and standard deviation that make numbers of order 1: ``[…]``, float32."""
-
-    mean: Tensor
-    std: Tensor
-
-    def apply(self, values: Tensor) -> Tensor:
-        """Standardise ``[m, …]``; outliers are clipped, what is unknown becomes typical (0)."""
-        return ((values - self.mean) / self.std).clamp(-_CLIP, _CLIP).nan_to_num(0.0)
-
-
-def fit_scale(values: Tensor) -> Scale:
-    """Mean and standard deviation over the first axis of ``[m, …]``, without what is unknown."""
-    mean = values.nanmean(dim=0).nan_to_num(0.0)
-    std = (values - mean).square().nanmean(dim=0).sqrt()
-    return Scale(mean, torch.where(std > 1e-6, std, torch.ones_like(std)))
-
-
-class SummaryScale:
-    """Standardises summaries: layer by layer where the layout is known, by those of all layers elsewhere.
-
-    Attributes:
-        scales: By structure of the layout: ``[L, SUMMARY]``; under ``"any"``: ``[SUMMARY]``.
-    """
-
-    def __init__(self, scales: Mapping[str, Scale] | None = None) -> None:
-        self.scales = dict(scales or {})
-
-    def apply(self, summaries: Tensor, layout: Layout) -> Tensor:
-        """Standardised summaries ``[m, L, SUMMARY]``."""
-        return self.scales.get(structure(layout), self.scales["any"]).apply(summaries)
-
-    def state(self) -> dict[str, Tensor]:
-        """As named tensors: ``summary.<structure>.mean`` and ``.std``."""
-        return {
-            f"summary.{key}.{name}": getattr(scale, name)
-            for key, scale in self.scales.items()
-            for name in ("mean", "std")
-        }
-
-    @classmethod
-    def from_state(cls, tensors: Mapping[str, Tensor]) -> SummaryScale:
-        """The inverse of :meth:`state`; other tensors are ignored."""
-        keys = [name.split(".")[1] for name in tensors if name.startswith("summary.") and name.endswith(".mean")]
-        return cls({key: Scale(tensors[f"summary.{key}.mean"], tensors[f"summary.{key}.std"]) for key in keys})
-
-
-def fit_summary_scale(summaries: Iterable[tuple[str, Tensor]]) -> SummaryScale:
-    """Of the summaries ``[m, L, SUMMARY]`` of each layout, given with its structure."""
-    scales: dict[str, Scale] = {}
-    every = []
-    for key, values in summaries:
-        scales.setdefault(key, fit_scale(values))
-        every.append(values.flatten(0, 1))
-    return SummaryScale({**scales, "any": fit_scale(torch.cat(every))})

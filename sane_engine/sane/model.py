@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.config import SaneConfig
-from sane_engine.sane.layer_summaries import SUMMARY, SummaryScale
 from sane_engine.sane.normalisation import Normalizer
+from sane_engine.sane.readout import Readout
 from sane_engine.sane.scale_features import SCALE_FEATURES, scale_features
+from sane_engine.sane.summariser import SUMMARY, Summariser
 
 COMPUTED_FROM = (
     "token_size", "latent", "d_model", "layers", "heads", "feedforward", "window", "halo", "position_features",
@@ -124,7 +125,8 @@ class Sane(nn.Module):
         normalizer: Mean and standard deviation of every tensor of the layouts it was trained on.
         aligner: Reference networks of the layouts whose models are aligned before they are tokenised.
         position_range: Largest (token, layer, place in the layer) in training; other networks are rescaled to it.
-        summary_scale: Mean and standard deviation of the layers' summaries, where it has summary tokens.
+        summariser: Makes the layers' summaries, where it has summary tokens.
+        readout: Makes the vector to predict from, where the config asks for one.
         provenance: Zoo, history and versions of its training; plain JSON values.
     """
 
@@ -135,7 +137,8 @@ class Sane(nn.Module):
         normalizer: Normalizer | None = None,
         aligner: Aligner | None = None,
         position_range: tuple[float, float, float] = (0.0, 0.0, 0.0),
-        summary_scale: SummaryScale | None = None,
+        summariser: Summariser | None = None,
+        readout: Readout | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -143,7 +146,8 @@ class Sane(nn.Module):
         self.normalizer = normalizer if normalizer is not None else Normalizer({})
         self.aligner = aligner if aligner is not None else Aligner()
         self.position_range = position_range
-        self.summary_scale = summary_scale if summary_scale is not None else SummaryScale()
+        self.summariser = summariser if summariser is not None else Summariser()
+        self.readout = readout
         self.provenance: dict[str, Any] = dict(provenance or {})
         # Built without storage and filled from a generator of its own: the global random state is not touched.
         with torch.device("meta"):
@@ -274,12 +278,18 @@ class Sane(nn.Module):
         state.update(json.dumps([float(limit) for limit in self.position_range]).encode())
         for key, symmetry in sorted(self.aligner.symmetries().items()):
             state.update(f"{key} {symmetry}".encode())
-        beside = {**self.normalizer.state(), **self.aligner.state(), **self.summary_scale.state()}
-        tensors = {**self.state_dict(), **beside}
+        if self.summariser.architectures:
+            state.update(json.dumps(self.summariser.architectures, sort_keys=True).encode())
+        tensors = {**self.state_dict(), **self.fitted_state()}
         for name, tensor in sorted(tensors.items()):
             state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return state.hexdigest()
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """What was fitted on the training models and not trained, as named tensors."""
+        readout = {} if self.readout is None else self.readout.state()
+        return {**self.normalizer.state(), **self.aligner.state(), **self.summariser.state(), **readout}
 
     def save(self, folder: str | Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` into a folder, replacing it whole or not at all."""

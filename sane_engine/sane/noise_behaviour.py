@@ -1,11 +1,9 @@
-"""What networks do with noise: numbers computed from weights and architecture, without data or labels.
-
-Targets of the auxiliary head, where the zoo says how to run its models.
-"""
+"""What networks do with noise: numbers computed from weights and architecture, without data or labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +13,7 @@ from torch.nn import functional as F
 
 from sane_engine.zoo.activations import ACTIVATION_FUNCTIONS
 from sane_engine.zoo.architectures import SmallCNN, as_architecture, build
-from sane_engine.zoo.spec import SpecError
+from sane_engine.zoo.spec import ArchitectureSpec, SpecError
 
 if TYPE_CHECKING:
     from sane_engine.sane.training_set import Rows
@@ -24,50 +22,60 @@ if TYPE_CHECKING:
 INPUTS = 64
 """Standard normal images, the same for all models."""
 
+OF_LAYER, OF_OUTPUT = 6, 8
+BEHAVIOUR = OF_LAYER + OF_OUTPUT
+"""Numbers a layer."""
+
 MODELS_AT_ONCE = 64
 _SATURATED = 2.0
 _FLOOR = 1e-12
 
 
-@torch.no_grad()
-def noise_behaviour(zoo: Zoo, rows: Rows) -> Tensor | None:
-    """Behaviour of some models of one layout: float32 ``[len(rows), k]``; ``None`` unless they are plain chains.
-
-    Of each layer: logarithms of the mean absolute pre-activation and of its spread over units and over inputs, the
-    shares that are saturated and negative, the log path norm up to there. Of the outputs: quantiles, mean and
-    spread of their entropy, the mean largest probability and margin, how often the commonest class wins.
-    """
+def runnable(zoo: Zoo, rows: Rows) -> dict[str, Any] | None:
+    """How to run some models of one layout; ``None`` unless they are plain chains that share an activation."""
     try:
         architecture = as_architecture(zoo.architecture or {})
     except (SpecError, TypeError, ValueError):
         return None
-    network = build(architecture)
-    if not isinstance(network, SmallCNN):
+    if not isinstance(architecture, ArchitectureSpec):
         return None
     if {p.name: p.shape for p in zoo.signature(int(rows[0]))} != dict(architecture.shapes):
         return None
-    noise = torch.randn(INPUTS, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
-    told = zoo.table["activation"].to_numpy() if "activation" in zoo.table else [architecture.activation] * len(zoo)
-    parts = []
-    for first in range(0, len(rows), MODELS_AT_ONCE):
-        some = rows[first : first + MODELS_AT_ONCE]
-        stacked = {name: tensor.float() for name, tensor in zoo.stacked(some).items()}
-        found = torch.empty(0)
-        for activation in sorted({str(told[row]) for row in some}):
-            mine = torch.tensor([str(told[row]) == activation for row in some])
-            values = _of_models(network, {n: t[mine] for n, t in stacked.items()}, noise, activation)
-            found = found if len(found) else torch.zeros(len(some), values.shape[1])
-            found[mine] = values
-        parts.append(found)
-    return torch.cat(parts)
+    told = set(zoo.table["activation"].iloc[rows]) if "activation" in zoo.table else {architecture.activation}
+    if len(told) > 1 or not told <= set(ACTIVATION_FUNCTIONS):
+        return None
+    return replace(architecture, activation=told.pop()).to_json()
 
 
-def _of_models(network: SmallCNN, stacked: Mapping[str, Tensor], noise: Tensor, activation: str) -> Tensor:
-    function = ACTIVATION_FUNCTIONS.get(activation, network.activation)
+@torch.no_grad()
+def noise_behaviour(architecture: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> Tensor:
+    """Behaviour of models of one layout: float32 ``[m, layers, BEHAVIOUR]``.
+
+    Of each layer: logarithms of the mean absolute pre-activation and of its spread over units and over inputs, the
+    shares that are saturated and negative, the log path norm up to there. Of the outputs, with the last layer
+    (NaN with the others): quantiles, mean and spread of their entropy, the mean largest probability and margin, how
+    often the commonest class wins.
+
+    Args:
+        architecture: What :func:`runnable` gave.
+        stacked: Tensor name → ``[m, …]``.
+    """
+    network = build(architecture)
+    assert isinstance(network, SmallCNN)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(INPUTS, *network.architecture.input_shape, generator=generator)
+    tensors = {name: stacked[name].float() for name in network.architecture.shapes}
+    m = len(next(iter(tensors.values())))
+    chunks = [slice(first, first + MODELS_AT_ONCE) for first in range(0, m, MODELS_AT_ONCE)]
+    return torch.cat([_of_models(network, {n: t[rows] for n, t in tensors.items()}, noise) for rows in chunks])
+
+
+def _of_models(network: SmallCNN, stacked: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+    names = (*network.convolution_names, *network.fully_connected_names)
 
     def layers(tensors: dict[str, Tensor]) -> list[Tensor]:
         hidden, seen = noise, []
-        for name in (*network.convolution_names, *network.fully_connected_names):
+        for name in names:
             module: Any = network.get_submodule(name)
             weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
             if name in network.convolution_names:
@@ -75,12 +83,15 @@ def _of_models(network: SmallCNN, stacked: Mapping[str, Tensor], noise: Tensor, 
             else:
                 out = F.linear(hidden.flatten(1), weight, bias)
             seen.append(out)
-            hidden = function(out)
+            hidden = network.activation(out)
         return seen
 
     outputs = vmap(layers)(dict(stacked))
-    parts = [_of_layer(out) for out in outputs]
-    return torch.cat([*parts, _path_norms(network, stacked), _of_outputs(outputs[-1])], dim=1).nan_to_num(0.0)
+    of_layers = torch.stack([_of_layer(out) for out in outputs], dim=1)
+    of_layers = torch.cat((of_layers, _path_norms(names, stacked)[..., None]), dim=2)
+    of_outputs = torch.full((len(of_layers), len(names), OF_OUTPUT), torch.nan)
+    of_outputs[:, -1] = _of_outputs(outputs[-1])
+    return torch.cat((of_layers, of_outputs), dim=2)
 
 
 def _of_layer(out: Tensor) -> Tensor:
@@ -103,11 +114,11 @@ def _log(values: Tensor) -> Tensor:
     return values.clamp(min=_FLOOR).log()
 
 
-def _path_norms(network: SmallCNN, stacked: Mapping[str, Tensor]) -> Tensor:
+def _path_norms(names: tuple[str, ...], stacked: Mapping[str, Tensor]) -> Tensor:
     """Log of the mean over units of the sum over paths of products of |w|, up to each layer: ``[m, layers]``."""
     size: Tensor | None = None
     parts = []
-    for name in (*network.convolution_names, *network.fully_connected_names):
+    for name in names:
         weight = stacked[f"{name}.weight"].abs().double()
         if weight.ndim > 3:
             weight = weight.flatten(3).sum(dim=3)

@@ -22,10 +22,12 @@ from sane_engine.sane.alignment import Aligner, fit_aligner, symmetries_of
 from sane_engine.sane.augmentation import RandomWindow, View, views
 from sane_engine.sane.auxiliary import AuxiliaryHead
 from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.embedding import embed
 from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
 from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
+from sane_engine.sane.readout import fit_readout
 from sane_engine.sane.summary_tokens import layer_places
 from sane_engine.sane.training_set import TrainingSet, rows_of_split, step_seed
 from sane_engine.workspace import atomic_file
@@ -86,7 +88,7 @@ def pretrain(
         config,
         normalizer=training.normalizer,
         aligner=aligner,
-        summary_scale=training.summary_scale,
+        summariser=training.summariser,
         position_range=training.position_range,
     )
     start_from_principal_components(model, training.second_moment())
@@ -106,6 +108,9 @@ def pretrain(
             run.keep(folder / STATE_FILE, zoo.digest)
         raise
     model = model.cpu().eval()
+    if config.readout > 0:
+        found = embed(model, zoo.select(rows), keep_tokens=False, cancelled=cancelled)
+        model.readout = fit_readout(found, config.readout, step_seed(config.seed, 7))
     model.provenance.update(
         zoo=zoo.name,
         zoo_digest=zoo.digest,
@@ -327,7 +332,7 @@ def _validation_views(
         return []
     rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)]
     held_out = TrainingSet(
-        zoo, rows, config, normalizer=training.normalizer, aligner=aligner, summary_scale=training.summary_scale
+        zoo, rows, config, normalizer=training.normalizer, aligner=aligner, summariser=training.summariser
     )
     window, generator = RandomWindow(config.window), torch.Generator().manual_seed(step_seed(config.seed, 4))
     views = []

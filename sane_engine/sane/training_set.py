@@ -16,10 +16,10 @@ from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.augmentation import View
 from sane_engine.sane.config import SaneConfig
-from sane_engine.sane.layer_summaries import SummaryScale, fit_scale, fit_summary_scale, summarise
 from sane_engine.sane.loss import entry_weights
-from sane_engine.sane.noise_behaviour import noise_behaviour
+from sane_engine.sane.noise_behaviour import runnable
 from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, structure
+from sane_engine.sane.summariser import Summariser, fit_summariser
 from sane_engine.sane.token_permutations import TokenPermutations, draw_permutations
 from sane_engine.tokens import Layout, TokenBatch, tokenize_batch
 
@@ -88,7 +88,7 @@ class TrainingSet:
 
     Attributes:
         normalizer: Fitted on these rows (aligned, where there is a reference), or the one that was given.
-        summary_scale: What standardises the summaries, fitted on these rows or given.
+        summariser: What makes the summaries, fitted on these rows or given.
         position_range: Largest position of any of the layouts.
         batches_per_epoch: Minibatches until every row has been seen.
     """
@@ -101,7 +101,7 @@ class TrainingSet:
         *,
         normalizer: Normalizer | None = None,
         aligner: Aligner | None = None,
-        summary_scale: SummaryScale | None = None,
+        summariser: Summariser | None = None,
         symmetries: Mapping[str, Symmetry] | None = None,
         cancelled: CancelCheck | None = None,
     ) -> None:
@@ -109,6 +109,7 @@ class TrainingSet:
             raise Refusal("no-models", "The zoo has no models in this split.", "Split it again, or add models.")
         self._zoo, self._config, self._aligner = zoo, config, aligner
         self.groups: list[Group] = []
+        self._architectures: dict[str, Mapping[str, Any]] = {}
         statistics: dict[str, Statistics] = {}
         limits = np.zeros(3)
         wanted = set(rows.tolist())
@@ -135,30 +136,33 @@ class TrainingSet:
                 permutations = draw_permutations(symmetries[key], layout, fitted, generator)
             summaries = None
             if config.summary_weight > 0 or config.auxiliary_weight > 0:
-                summaries = torch.cat([summarise(b) for b in self._batches(chunks, cancelled)])
+                maker = summariser or Summariser(architectures=self._architecture(key, own))
+                summaries = torch.cat([maker.raw(b) for b in self._batches(chunks, cancelled)])
+                self._architectures.update(maker.architectures)
             self.groups.append(Group(own, layout, fitted, weight, tokens, permutations, summaries, None))
         self.normalizer = normalizer or Normalizer(statistics)
-        self.summary_scale = self._standardise_summaries(summary_scale)
+        self.summariser = self._standardise_summaries(summariser)
         self.position_range = (float(limits[0]), float(limits[1]), float(limits[2]))
         self._sizes = [max(1, len(group.rows) // config.batch_size) for group in self.groups]
         self.batches_per_epoch = sum(self._sizes)
         self._order: tuple[int, list[tuple[int, Any]]] | None = None
 
-    def _standardise_summaries(self, scale: SummaryScale | None) -> SummaryScale:
+    def _architecture(self, key: str, rows: Rows) -> dict[str, Mapping[str, Any]]:
+        """How to run these models, by structure, if it is to be used and known."""
+        found = runnable(self._zoo, rows) if self._config.noise_behaviour else None
+        return {} if found is None else {key: found}
+
+    def _standardise_summaries(self, given: Summariser | None) -> Summariser:
         found = [(structure(g.layout), g.summaries) for g in self.groups if g.summaries is not None]
         if not found:
-            return SummaryScale()
-        scale = scale or fit_summary_scale(found)
+            return Summariser()
+        summariser = given or fit_summariser(found, self._architectures)
         for number, group in enumerate(self.groups):
             assert group.summaries is not None
-            summaries = scale.apply(group.summaries, group.layout)
-            targets = None
-            if self._config.auxiliary_weight > 0:
-                behaviour = noise_behaviour(self._zoo, group.rows)
-                beside = [] if behaviour is None else [fit_scale(behaviour).apply(behaviour)]
-                targets = torch.cat((summaries.flatten(1), *beside), dim=1)
+            summaries = summariser.standardise(group.summaries, group.layout)
+            targets = summaries.flatten(1) if self._config.auxiliary_weight > 0 else None
             self.groups[number] = replace(group, summaries=summaries, targets=targets)
-        return scale
+        return summariser
 
     def _batches(self, chunks: list[Rows], cancelled: CancelCheck | None) -> Any:
         for chunk in chunks:
