@@ -116,6 +116,7 @@ def section(zoo_name: str, steps: int, found: dict[str, list[dict[str, float]]])
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zoo", choices=tuple(ZOOS), action="append", help="only this one; may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--runs", type=Path, default=workspace_root() / "alignment-ablation")
@@ -135,7 +136,7 @@ def main() -> None:
         "per-layer vectors, fitted on training models, the penalty chosen by cross-validation grouped by model.",
         "",
     ]
-    for zoo_name in ZOOS:
+    for zoo_name in arguments.zoo or ZOOS:
         lines += section(
             zoo_name, arguments.steps, rows_of(zoo_name, arguments.seeds, arguments.steps, arguments.runs)
         )

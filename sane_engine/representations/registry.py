@@ -95,6 +95,15 @@ def _sane(name: str, **options: Any) -> Make:
     return make
 
 
+def _predictive(seed: int) -> Representation:
+    from sane_engine.representations.sane_encodings import SaneEncoding
+    from sane_engine.sane.config import SaneConfig
+    from sane_engine.workspace import assets_root
+
+    config = SaneConfig.from_file(assets_root() / "configs" / "representation.json")
+    return SaneEncoding("sane-predictive", pooling="predictive", config=config, seed=seed)
+
+
 _ENTRIES = (
     Entry("raw", "Raw weights", "All weights, one after another.", "weights", _raw),
     Entry(
@@ -177,6 +186,15 @@ _ENTRIES = (
         "Mean and standard deviation of the token latents of each layer, of the same encoder.",
         "training",
         _sane("sane-layers"),
+        depends_on_training=True,
+        seeded=True,
+    ),
+    Entry(
+        "sane-predictive",
+        "SANE, for prediction",
+        "Summary tokens, behaviour on noise, spreads of latents, and random features of them (representation.json).",
+        "architecture",
+        _predictive,
         depends_on_training=True,
         seeded=True,
     ),

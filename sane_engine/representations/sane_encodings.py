@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sane_engine.sane.training_set import TrainingSet
     from sane_engine.zoo import Zoo
 
-Pooling = Literal["mean", "layers"]
+Pooling = Literal["mean", "layers", "predictive"]
 
 CONFIG = SaneConfig(
     token_size=37, latent=24, d_model=64, layers=2, heads=4, feedforward=128, permute=0.5, permuted_views="one",
@@ -39,7 +39,8 @@ class SaneEncoding:
     Args:
         name: What to call it.
         pooling: ``"mean"``: one mean over all tokens, as published; ``"layers"``: mean and standard deviation of
-            each layer, one after another.
+            each layer, one after another; ``"predictive"``: what the encoder makes for prediction
+            (:attr:`Embeddings.predictive`).
         config: Shape and course of the training.
         seed: In place of the config's.
         trained: ``False`` leaves the weights random: the control for what training adds.
@@ -86,7 +87,7 @@ class SaneEncoding:
     def transform(
         self, zoo: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
     ) -> Features:
-        """``[len(zoo), latent]`` or ``[len(zoo), layers · 2 · latent]``."""
+        """``[len(zoo), latent]``, ``[len(zoo), layers · 2 · latent]``, or what the encoder makes for prediction."""
         from sane_engine.sane import embed
 
         if self.encoder is None:
@@ -100,6 +101,8 @@ def pooled(embeddings: Embeddings, pooling: Pooling) -> Features:
     if pooling == "mean":
         return as_features(embeddings.models[:, : embeddings.models.shape[1] // 2])
     same = bool((embeddings.layer_count == embeddings.layers.shape[1]).all())
+    if pooling == "predictive" and same:
+        return as_features(embeddings.predictive)
     return as_features(embeddings.layerwise if same else embeddings.models)
 
 
