@@ -192,7 +192,7 @@ _ENTRIES = (
     Entry(
         "sane-predictive",
         "SANE, for prediction",
-        "Summaries of layers, behaviour on noise, spreads of latents, random features of them; representation.json.",
+        "Summaries of layers, behaviour on noise, spreads of latents, and random features of them.",
         "architecture",
         _predictive,
         depends_on_training=True,
