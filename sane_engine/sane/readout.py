@@ -23,7 +23,7 @@ from sane_engine.sane.embeddings import Embeddings
 from sane_engine.sane.layer_summaries import OF_WEIGHTS
 
 COMPONENTS = (20, 40, 128)
-"""Most principal components of the spreads of latents, of what the weights alone tell, and of behaviour on noise."""
+"""Most principal components: of spreads of latents, of what the weights alone tell, of behaviour on noise."""
 
 WEIGHTS = (0.3, 0.3, 1.0)
 """How much each of the three counts in the kernel; chosen on one split of the zoo ``digits-400``."""
