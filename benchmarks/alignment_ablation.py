@@ -126,8 +126,10 @@ def main() -> None:
     lines = [
         "# Alignment and permutation in pretraining",
         "",
-        f"Made by `python -m benchmarks.alignment_ablation --seeds {arguments.seeds} --steps {arguments.steps}` at",
-        f"{commit()}.",
+        f"Made at {commit()} by",
+        "",
+        f"    python -m benchmarks.alignment_ablation --seeds {arguments.seeds} --steps {arguments.steps}"
+        + "".join(f" --zoo {name}" for name in arguments.zoo or ()),
         "",
         "*Aligned*: hidden units are brought into the order (and signs) of a reference, the mean of the aligned",
         "training models, before tokens are made. *Permuted*: hidden units of some models of each minibatch change",
