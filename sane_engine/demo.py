@@ -209,8 +209,7 @@ def precompute(
         **(provenance or {}),
     }
     kept = Precomputed(target, embeddings, reference, projections, points, _compact(spectral), record)
-    with atomic_folder(target) as temporary:
-        _write(kept, temporary)
+    write_precomputed(kept)
     progress(100, 100, "Kept")
     return kept
 
@@ -229,6 +228,12 @@ def _compact(table: pd.DataFrame) -> pd.DataFrame:
     """Numbers as float32, row and layer as int32."""
     numbers = table.select_dtypes("float64").columns
     return table.astype(dict.fromkeys(numbers, "float32") | {"row": "int32", "layer": "int32"})
+
+
+def write_precomputed(kept: Precomputed) -> None:
+    """Write it into its folder, which appears whole or not at all; what was there is replaced."""
+    with atomic_folder(kept.folder) as temporary:
+        _write(kept, temporary)
 
 
 def _write(kept: Precomputed, folder: Path) -> None:

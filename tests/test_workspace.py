@@ -149,6 +149,17 @@ def test_what_a_killed_process_left_is_seen_by_nobody_and_goes_when_it_is_old(wo
     assert names(encoders) == ["whole"] and names(workspace / "spectra") == []
 
 
+def test_uploads_of_a_server_that_was_killed_go_after_a_week(workspace: Path) -> None:
+    folders = [workspace / "incoming" / name for name in ("tmpold", "tmpnew")]
+    for folder, days in zip(folders, (8, 2), strict=True):
+        folder.mkdir(parents=True)
+        (folder / "upload").write_bytes(b"12345")
+        for path in (folder / "upload", folder):
+            os.utime(path, (time.time() - days * 86400.0,) * 2)
+    assert sweep() == 5
+    assert names(workspace / "incoming") == ["tmpnew"]
+
+
 def test_a_folder_that_was_moved_aside_comes_back(workspace: Path) -> None:
     aside = workspace / "zoos" / ".mine.old.0a1b2c3d"
     write(aside / "mine", "the last whole one")

@@ -5,6 +5,7 @@ Everything is remembered under digests of the zoo and of the encoder, so a chang
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,11 @@ _SPECTRA: Memory[pd.DataFrame] = Memory(256)
 
 def zoo_choices() -> dict[str, str]:
     """What the zoo picker offers: key in links → label."""
-    return {name: name for name in sorted(zoo_folders())} | {zoo.key: zoo.label for zoo in opened_zoos()}
+    opened = opened_zoos()
+    often = Counter(zoo.label for zoo in opened)
+    # Two files of one name are told apart by their content.
+    labels = {z.key: z.label if often[z.label] == 1 else f"{z.label} ({z.key[-6:]})" for z in opened}
+    return {name: name for name in sorted(zoo_folders())} | labels
 
 
 def zoo_location(key: str) -> Path | str:

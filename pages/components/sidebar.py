@@ -10,7 +10,7 @@ from pages.components import state
 from pages.components.errors import show_failure, show_refusal
 from pages.components.job_views import sidebar_status
 from pages.components.library import default_encoder, encoder_choices, get_zoo, zoo_choices
-from pages.components.opening import forget, open_path, open_upload, opened_zoos
+from pages.components.opening import follow, forget, keep, open_path, open_upload, opened_zoos
 from pages.components.show import inert, one_line
 from pages.components.uploads import release
 from pages.components.working import working
@@ -37,6 +37,7 @@ def sidebar() -> None:
 
 
 def _zoo_picker() -> None:
+    follow(str(st.session_state.get(state.ZOO)))
     choices = zoo_choices()
     if not choices:
         st.session_state[state.ZOO] = None
@@ -57,6 +58,24 @@ def _zoo_picker() -> None:
         on_change=_forget_encoder,
         help="A population of trained networks.",
     )
+    _keep_upload()
+
+
+def _keep_upload() -> None:
+    """Under the picker, where the zoo is an upload that only this session has."""
+    for zoo in opened_zoos():
+        if zoo.key == st.session_state[state.ZOO] and not zoo.kept:
+            with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+                st.caption("Only this session sees this upload.")
+                st.button(
+                    "Keep",
+                    key="keep-upload",
+                    on_click=keep,
+                    args=(zoo,),
+                    icon=":material/bookmark:",
+                    type="tertiary",
+                    help="Put it on the list of everyone who uses this app on this machine, until it is removed.",
+                )
 
 
 def _forget_encoder() -> None:

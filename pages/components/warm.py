@@ -1,6 +1,7 @@
 """Load the heavy libraries in the background once the first picture stands, so that the first click is quick.
 
-Afterwards, what killed processes left in the workspace a day ago or earlier is swept away.
+Afterwards, what killed processes left in the workspace a day ago or earlier is swept away, and so are uploads that
+nobody kept and nobody has opened for a week.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import threading
 import time
 from importlib import import_module
 
+from pages.components.opening import drop_old_uploads
 from sane_engine.workspace import sweep
 
 # Long enough for the browser to fetch and draw the first picture before the imports compete for the interpreter.
@@ -35,3 +37,4 @@ def _import_all() -> None:
     for name in _LIBRARIES:
         import_module(name)
     sweep()
+    drop_old_uploads()

@@ -13,6 +13,8 @@ from sane_engine.workspace.places import workspace_root
 from sane_engine.workspace.quota import size_of
 
 _DAY = 24 * 3600.0
+# Uploads that are open on a page lie here for as long as the page does; a killed server leaves them.
+_INCOMING, _INCOMING_DAYS = "incoming", 7
 # A dot, the name it was to have, and what `tempfile` puts behind it; or a folder that was being removed.
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.[A-Za-z0-9]+)?")
 _REMOVED = re.compile(r"\..+\.removed")
@@ -30,8 +32,11 @@ def sweep(root: Path | None = None, *, older_than: float = _DAY) -> int:
         Bytes that were freed.
     """
     freed = 0
-    for path in strays(workspace_root() if root is None else root):
-        if time.time() - _last_change(path) < older_than:
+    root = workspace_root() if root is None else root
+    incoming = sorted((root / _INCOMING).iterdir()) if (root / _INCOMING).is_dir() else []
+    for path in [*incoming, *strays(root)]:
+        patience = _INCOMING_DAYS * older_than if path.parent.name == _INCOMING else older_than
+        if time.time() - _last_change(path) < patience:
             continue
         if (match := _ASIDE.fullmatch(path.name)) is not None:
             kept, target = path / match.group(1), path.with_name(match.group(1))
