@@ -1,9 +1,10 @@
 """Do many people at once get their picture? ``python -m benchmarks.sessions [--sessions 20]``.
 
-One server, one Chromium, one browser context a session: first single sessions one after another on the warm server,
-then all at the same moment. Time is from opening the address to the map of the embedded zoo drawn; memory is what the
-server's process grew by, shared among the sessions. The browser draws on the same processor as the server computes,
-so the ratio of the times tells more of the browser the fewer cores there are. The answer is a line of JSON.
+One server, one Chromium, one browser context a session: first single sessions one after another on the warm
+server, then all at the same moment. Time is from opening the address to the map of the embedded zoo drawn;
+memory is what the server's process grew by, shared among the sessions. The browser draws on the same
+processor as the server computes, so the ratio of the times tells more of the browser the fewer cores there
+are. The answer is a line of JSON.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def test_a_link_finds_an_upload_again_and_only_a_link_does(app: Open) -> None:
 
 def test_the_same_content_keeps_the_name_each_session_gave_it(app: Open) -> None:
     first, second = app("zoo"), app("zoo")
-    assert upload(first, zoo_zip(1, 2), "mine.zip") == upload(second, zoo_zip(1, 2), "yours.zip")
+    content = zoo_zip(1, 2)
+    assert upload(first, content, "mine.zip") == upload(second, content, "yours.zip")
     assert offered(first) == ["tiny", "mine.zip"] and offered(second) == ["tiny", "yours.zip"]
 
 
