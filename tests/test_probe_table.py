@@ -119,6 +119,12 @@ def test_a_table_is_found_again_by_the_zoo_it_belongs_to(zoo: Zoo, tmp_path: Pat
     found = known_table(zoo.digest)
     assert found is not None and found.record["split_hash"] == table.record["split_hash"]
     assert known_table("0" * 64) is None
+    probe_table(zoo, ["raw"], ["test_accuracy"], outer_splits=3)
+    found = known_table(zoo.digest)
+    assert found is not None and set(found.representations) == {"raw", "statistics"}, "runs add up"
+    probe_table(zoo, ["raw"], ["test_accuracy"], outer_splits=4)
+    found = known_table(zoo.digest)
+    assert found is not None and found.representations == ["raw"], "but not over different splits"
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(Refusal):
         ProbeTable.load(tmp_path / "table.json")

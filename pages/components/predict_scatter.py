@@ -200,7 +200,7 @@ def layer_bars(layers: pd.DataFrame, metric: str) -> go.Figure:
     figure.add_bar(
         x=[in_plot(name) for name in layers["name"]],
         y=layers["score"],
-        marker={"color": [colours.category(0) if i < 0 else colours.category(1) for i in layers["layer"]]},
+        marker={"color": [colours.accent if i < 0 else transparent(colours.accent, 0.45) for i in layers["layer"]]},
         hovertemplate="%{x}: %{y:.3f}<extra></extra>",
     )
     figure.update_xaxes(title="layer (in file order)")

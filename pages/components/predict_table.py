@@ -55,7 +55,7 @@ def table_view(now: Current) -> None:
         show_table(
             wide(summary, SCORES[score]),
             f"probes-{now.name}",
-            height=min(38 * (len(found.representations) + 1), 640),
+            height=min(36 * (len(found.representations) + 1) + 3, 640),
         )
         show_caption(caption(found, score))
         described(found.representations)
@@ -163,7 +163,7 @@ def radar_figure(summary: pd.DataFrame, names: list[str]) -> go.Figure | None:
             "radialaxis": {"range": [0, 1], "tickvals": [0.25, 0.5, 0.75, 1], **grid},
             "angularaxis": grid,
         },
-        margin={"l": 60, "r": 60, "t": 64, "b": 24},
+        margin={"l": 96, "r": 96, "t": 64, "b": 24},
     )
     return figure
 

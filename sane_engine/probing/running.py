@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def probe_table(
                     left_out[entry.name] = refusal.line()
             done += 1
         if rows:
-            table().save(zoo_folder(zoo.digest) / "table.json")
+            _keep(table())
     if COMBINATION in wanted:
         usable = [entry for entry in entries if entry.name not in left_out]
         for number, split in enumerate(splits):
@@ -131,6 +132,16 @@ def probe_table(
         reason = next(iter(left_out.values()), "")
         raise Refusal("nothing-probed", f"No representation could be made: {reason}", "Name others.")
     finished = table()
-    finished.save(zoo_folder(zoo.digest) / "table.json")
+    _keep(finished)
     progress(total * _TICKS, total * _TICKS, "probed")
     return finished
+
+
+def _keep(table: ProbeTable) -> None:
+    """Add to the table that a page finds in the workspace; one of other splits is replaced."""
+    path = zoo_folder(str(table.record["zoo_digest"])) / "table.json"
+    if path.is_file():
+        # One that is damaged, or of an earlier format, is replaced by what is found now.
+        with suppress(Refusal):
+            table = table.merged(ProbeTable.load(path))
+    table.save(path)

@@ -96,6 +96,25 @@ class ProbeTable:
             )
         return pd.DataFrame(entries)
 
+    def merged(self, earlier: ProbeTable) -> ProbeTable:
+        """This table with the cells of an earlier one that it lacks, if both are of the same zoo and splits."""
+        same = (
+            "zoo_digest",
+            "split_hash",
+            "seed",
+            "outer_splits",
+            "inner_folds",
+            "encoder_seeds",
+            "crossed",
+            "level",
+        )
+        if any(self.record.get(name) != earlier.record.get(name) for name in same):
+            return self
+        identity = ["representation", "target", "split", "seed"]
+        both = pd.concat([self.cells, earlier.cells], ignore_index=True).drop_duplicates(identity)
+        left_out = {n: why for n, why in earlier.left_out.items() if n not in set(both["representation"])}
+        return ProbeTable(self.record, both.reset_index(drop=True), {**left_out, **self.left_out})
+
     def to_json(self, **extra: Any) -> dict[str, Any]:
         """Record, summary and cells as plain values; NaN becomes null."""
         return {
