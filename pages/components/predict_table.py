@@ -30,7 +30,8 @@ SCORES = {
 }
 # What needs no training and no forward pass: done in a minute on the page itself.
 _QUICK = ("statistics", "token-pca", "sane-untrained")
-_RADAR = 5
+_RADAR = 6
+_IN_RADAR = ("sane-summaries", "sane-layers", "statistics", "weightwatcher", "behaviour")
 
 
 def label_of(name: str) -> str:
@@ -139,7 +140,11 @@ def radar_figure(summary: pd.DataFrame, names: list[str]) -> go.Figure | None:
         return None
     first = numeric[numeric["target"] == targets[0]].sort_values("mean", ascending=False)
     best = first["representation"].tolist()
-    shown = [name for name in ("sane-layers", "sane", "statistics", "weightwatcher") if name in names]
+    shown = [
+        name
+        for name in ("sane-summaries", "sane-layers", "statistics", "weightwatcher", "behaviour")
+        if name in names
+    ]
     shown = [*shown, *(name for name in best if name not in shown)][:_RADAR]
     colours = palette()
     figure = empty_figure(height=420)
