@@ -140,11 +140,7 @@ def radar_figure(summary: pd.DataFrame, names: list[str]) -> go.Figure | None:
         return None
     first = numeric[numeric["target"] == targets[0]].sort_values("mean", ascending=False)
     best = first["representation"].tolist()
-    shown = [
-        name
-        for name in ("sane-summaries", "sane-layers", "statistics", "weightwatcher", "behaviour")
-        if name in names
-    ]
+    shown = [name for name in _IN_RADAR if name in names]
     shown = [*shown, *(name for name in best if name not in shown)][:_RADAR]
     colours = palette()
     figure = empty_figure(height=420)
