@@ -106,7 +106,7 @@ def test_path_norms_are_those_of_the_paths() -> None:
     first = tensors["conv1.weight"].abs().sum((2, 3)) @ torch.ones(1, dtype=torch.float64)
     features = NoiseBehaviour().fit(zoo).transform(zoo)[1]
     weighted_layers = 4
-    norms = features[5 * weighted_layers : 6 * weighted_layers]
+    norms = features[:weighted_layers]
     assert norms[0] == pytest.approx(float(first.mean().log10()), abs=1e-5)
     assert (np.diff(norms) != 0).all()
 

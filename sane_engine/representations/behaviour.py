@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from sane_engine.zoo import Zoo
 
 INPUTS = 96
-"""Standard normal images, the same for all models."""
+"""Images of each kind of noise, the same for all models."""
+
+_SMOOTH = 1.5
 
 _TINY = 1e-12
 # Beyond this a tanh has all but stopped to answer.
@@ -26,7 +28,7 @@ _SATURATED = 2.0
 
 
 class NoiseBehaviour:
-    """Path norms, activations of each layer and the spread of the outputs on fixed noise.
+    """Path norms, activations of each layer and the spread of the outputs on fixed noise, white and smooth.
 
     Of each layer: logarithms of the mean absolute pre-activation, of its standard deviation over units and over
     inputs, the share that is saturated and the share that is negative, and the log path norm up to there. Of the
@@ -51,12 +53,12 @@ class NoiseBehaviour:
     def transform(
         self, zoo: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None
     ) -> Features:
-        """``[len(zoo), layers · 6 + 11]``."""
+        """``[len(zoo), layers + 2 · (5 · layers + 11)]``."""
         import torch
 
         networks = _networks(zoo)
         shape = tuple(zoo.architecture["input_shape"]) if zoo.architecture else ()
-        noise = torch.randn(INPUTS, *shape, generator=torch.Generator().manual_seed(self.seed))
+        noise = _noise(shape, self.seed)
         told = zoo.table["activation"].tolist() if "activation" in zoo.table else [None] * len(zoo)
         rows = []
         with torch.inference_mode():
@@ -107,8 +109,25 @@ def _tensor_type() -> type[Tensor]:
     return torch.Tensor
 
 
-def _behaviour(network: nn.Module, noise: Tensor) -> NDArray[np.float64]:
+def _noise(shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
+    """White noise, and noise that is smooth as images are: a network answers to the two differently."""
+    import torch
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(seed)
+    white = torch.randn(INPUTS, *shape, generator=generator)
+    coarse = torch.randn(INPUTS, shape[0], *(max(2, (side + 2) // 3) for side in shape[1:]), generator=generator)
+    return white, _SMOOTH * F.interpolate(coarse, size=shape[1:], mode="bilinear")
+
+
+def _behaviour(network: nn.Module, noises: tuple[Tensor, ...]) -> NDArray[np.float64]:
     """The features ``[k]`` of one network."""
+    answers = [value for noise in noises for value in _answers(network, noise)]
+    return np.asarray([*_path_norms(network), *answers])
+
+
+def _answers(network: nn.Module, noise: Tensor) -> list[float]:
+    """Activations of each layer, then the outputs."""
     seen: list[Tensor] = []
     hooks = [m.register_forward_hook(lambda _m, _i, out: seen.append(out)) for m in _weighted(network)]
     try:
@@ -116,8 +135,7 @@ def _behaviour(network: nn.Module, noise: Tensor) -> NDArray[np.float64]:
     finally:
         for hook in hooks:
             hook.remove()
-    values = [value for out in seen for value in _layer(out)]
-    return np.asarray([*values, *_path_norms(network), *_outputs(logits)])
+    return [*(value for out in seen for value in _layer(out)), *_outputs(logits)]
 
 
 def _layer(out: Tensor) -> list[float]:

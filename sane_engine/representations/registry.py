@@ -132,9 +132,10 @@ _ENTRIES = (
     Entry(
         "behaviour",
         "Behaviour on noise",
-        "Path norms, activations and outputs on fixed noise; runs the network.",
+        "Path norms, activations and outputs on fixed noise, white and smooth; runs the network.",
         "architecture",
         _behaviour,
+        version=2,
     ),
     Entry(
         "token-pca",
