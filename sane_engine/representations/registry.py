@@ -8,7 +8,6 @@ from typing import Any
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.representations.protocol import Representation
-from sane_engine.workspace import assets_root
 
 Make = Callable[[int], Representation]
 
