@@ -9,7 +9,9 @@ import pytest
 
 from sane_engine import embed, load_encoder, load_zoo
 from sane_engine.demo import load_precomputed
+from sane_engine.sane import SaneConfig
 from sane_engine.sane.scorecard import scorecard
+from sane_engine.workspace import assets_root
 from sane_engine.zoo.architectures import evaluate
 from sane_engine.zoo.datasets import load_dataset
 
@@ -65,6 +67,12 @@ def test_no_model_is_in_two_splits(zoo_name: str) -> None:
     table = load_zoo(zoo_name).table
     assert (table.groupby("model")["split"].nunique() == 1).all()
     assert set(table["split"]) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("encoder_name", [pair[1] for pair in PAIRS])
+def test_configurations_that_ship_are_those_of_the_encoders_that_ship(encoder_name: str) -> None:
+    config = SaneConfig.from_file(assets_root() / "configs" / f"{encoder_name}.json")
+    assert load_encoder(encoder_name).config == config
 
 
 def test_records_carry_how_they_were_made() -> None:
