@@ -53,6 +53,19 @@ def test_the_own_architecture_is_the_identity(digits: Zoo) -> None:
             torch.testing.assert_close(one.tensors[name], other.tensors[name], rtol=1e-5, atol=1e-6)
 
 
+def test_a_layer_too_many_passes_on_what_it_gets(digits: Zoo) -> None:
+    prepared = prepare(None, digits, anchors="top 50 %", space="weights", seed=1)
+    deeper = sample_target(prepared, DEEPER.to_json(), 2)
+    module = build(DEEPER)
+    module.load_state_dict(dict(deeper[0].tensors))
+    images = torch.randn(3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(module.get_submodule("conv3")(images), images[:, :, 1:-1, 1:-1])
+    task = task_from(DEEPER.to_json(), load_dataset("digits", image_size=14))
+    stacked = {name: torch.stack([s.tensors[name] for s in deeper]) for name in deeper[0].tensors}
+    assert float(task.score(stacked, task.test)[0].mean()) > 0.5
+
+
 def test_a_new_head_is_initialised_and_the_rest_is_sampled(digits: Zoo) -> None:
     prepared = prepare(None, digits, anchors=range(20), space="weights", seed=1)
     kept = sample_target(prepared, OWN.to_json(), 1)[0].tensors

@@ -3,7 +3,8 @@
 A token's vector says what a row of weights does, and the autoencoder knows where it stands from its position, which
 can be any. So every token of the target takes the draw of the token that stands at the same place of the same kind
 of layer; where the target has more rows or more layers, it takes further draws of the same token, so that no two
-rows are copies. Weights keep the scale that their fan-in asks for. What has no counterpart is initialised.
+rows are copies. Weights keep the scale that their fan-in asks for. A layer too many begins as the identity where
+its shape allows (Net2Net, Chen et al. 2016, arXiv:1511.05641). What has no counterpart is initialised.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class Correspondence:
         token: Number of the source's token: int64 ``[n]``.
         draw: How many tokens of the target before it take the same one: int64 ``[n]``.
         tensor: Target tensor → source tensor.
+        added: Layers of the target that the source has no layer of its own for, and that can be the identity.
     """
 
     token: Tensor
     draw: Tensor
     tensor: Mapping[str, str]
+    added: tuple[LayerSlot, ...] = ()
 
 
 def correspondence(source: Layout, target: Layout) -> Correspondence:
@@ -73,7 +76,28 @@ def correspondence(source: Layout, target: Layout) -> Correspondence:
     for place, index in enumerate(token.tolist()):
         draw[place] = seen[index]
         seen[index] += 1
-    return Correspondence(token, draw, tensors)
+    return Correspondence(token, draw, tensors, _added(source, target, partner))
+
+
+def _added(source: Layout, target: Layout, partner: Mapping[str, LayerSlot]) -> tuple[LayerSlot, ...]:
+    """Of the layers that take after one and the same, those of another shape whose inputs are their outputs."""
+    of_source = {slot.name: slot.shape for slot in source.slots}
+    count = Counter(layer.name for layer in partner.values())
+    added = []
+    for layer in target.layers:
+        shape = next(slot.shape for slot in target.slots if slot.name == layer.members[0])
+        square = len(shape) > 1 and shape[0] == shape[1] and all(side % 2 for side in shape[2:])
+        if count[partner[layer.name].name] > 1 and square and shape != of_source[partner[layer.name].members[0]]:
+            added.append(layer)
+    return tuple(added)
+
+
+def _as_identity(tensor: Tensor) -> Tensor:
+    """A square weight ``[c, c, …]`` that passes its input on: ones in the middle of the diagonal."""
+    result = torch.zeros_like(tensor)
+    middle = result.flatten(2)[..., tensor[0, 0].numel() // 2] if tensor.dim() > 2 else result
+    middle.fill_diagonal_(1)
+    return result
 
 
 def _by_kind(layout: Layout) -> dict[int, list[LayerSlot]]:
@@ -151,6 +175,12 @@ def sample_target(
         vectors.append(draws[same.draw, same.token])
         progress(number + 1, n, "drawing samples")
     stacked = decode_models(space, torch.stack(vectors))
+    for layer in same.added:
+        for name in layer.members:
+            own = stacked[name]
+            stacked[name] = torch.stack(
+                [_as_identity(each) if each.dim() > 1 else torch.zeros_like(each) for each in own]
+            )
     head = layout.layers[-1]
     if new_head or head.rows != frame.layout.layers[-1].rows:
         for number in range(n):
