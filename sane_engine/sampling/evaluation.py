@@ -101,15 +101,18 @@ def evaluate_samples(
     """
     task = required(prepared.task)
     seed = int(prepared.record["seed"])
-    row = _row(prepared)
+    row = prepared.row
     reference = reference or reference_of(
         zoo, prepared.space.frame, [prepared.space], row=row, anchors=prepared.anchors, cancelled=cancelled
     )
     groups = _groups(samples, prepared, zoo, encoder, seed, twin, cancelled)
+    models = _models_of(prepared, zoo)
     tables, summaries, curves = [], [], []
     for number, (group, (names, stacked)) in enumerate(groups.items()):
         progress(number, len(groups), f"scoring {group}")
-        table, summary = _measure(group, names, stacked, prepared, reference, cancelled)
+        # Anchors are training models themselves: what counts is how far they are from *other* models.
+        own = [models[name] for name in names] if group in (ANCHORS, DECODED) else None
+        table, summary = _measure(group, names, stacked, own, prepared, reference, cancelled)
         tables.append(table)
         summaries.append(summary)
         if epochs and group not in (DECODED, MEAN):
@@ -131,9 +134,13 @@ def evaluate_samples(
     )
 
 
-def _row(prepared: Prepared) -> int:
-    rows = prepared.anchors.rows
-    return 0 if rows is None else int(rows[0])
+def _models_of(prepared: Prepared, zoo: Zoo) -> dict[str, str]:
+    """Which model (or group of models) each anchor belongs to."""
+    anchors = prepared.anchors
+    if anchors.rows is None:
+        return {name: name for name in anchors.names}
+    groups = zoo.table[zoo.group_column].iloc[anchors.rows]
+    return {name: str(group) for name, group in zip(anchors.names, groups, strict=True)}
 
 
 def stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -192,6 +199,7 @@ def _measure(
     group: str,
     names: list[str],
     stacked: Mapping[str, Tensor],
+    own: list[str] | None,
     prepared: Prepared,
     reference: Reference,
     cancelled: CancelCheck | None,
@@ -200,8 +208,6 @@ def _measure(
     logits = task.logits(stacked, task.test.images, cancelled=cancelled)
     predicted = logits.argmax(dim=2)
     accuracy = (predicted == task.test.labels).double().mean(dim=1).numpy()
-    # Anchors are training models themselves: what counts is how far they are from *other* models.
-    own = [name.split(" epoch ")[0] for name in names] if group in (ANCHORS, DECODED) else None
     nearest = reference.nearest(stacked, own=own, cancelled=cancelled)
     theirs = task.logits(reference.networks(nearest.index), task.test.images).argmax(dim=2)
     same, overlap = agreement(predicted, theirs, task.test.labels)

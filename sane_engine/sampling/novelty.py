@@ -152,7 +152,10 @@ def reference_of(
             where = torch.from_numpy(np.flatnonzero(extra))
             raw = {name: torch.cat((tensor, anchors.stacked[name][where])) for name, tensor in raw.items()}
             names += [anchors.names[i] for i in np.flatnonzero(extra)]
-            groups += [anchors.names[i].split(" epoch ")[0] for i in np.flatnonzero(extra)]
+            if anchors.rows is None:
+                groups += [anchors.names[i] for i in np.flatnonzero(extra)]
+            else:
+                groups += [str(g) for g in table[zoo.group_column].iloc[anchors.rows[extra]]]
     stop_if(cancelled)
     stacks = [frame.align(raw)]
     for space in spaces:

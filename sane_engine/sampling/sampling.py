@@ -65,6 +65,7 @@ class Prepared:
         sampler: The method, fitted to the anchors.
         condition: What running statistics of batch norm are measured on.
         record: The provenance without the sample's number.
+        row: A row of the zoo that has the anchors' layout.
     """
 
     anchors: Anchors
@@ -75,6 +76,7 @@ class Prepared:
     sampler: Sampler
     condition: Condition
     record: Mapping[str, Any]
+    row: int = 0
 
 
 def sample(
@@ -197,7 +199,7 @@ def prepare(
         "encoder": None if encoder is None else encoder.digest,
         "commit": _commit(),
     }
-    return Prepared(chosen, fitted, vectors, task, made, sampler, condition, record)
+    return Prepared(chosen, fitted, vectors, task, made, sampler, condition, record, row)
 
 
 def draw_vectors(
