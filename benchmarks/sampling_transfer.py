@@ -47,7 +47,10 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 def one_seed(seed: int, n: int, dataset_name: str) -> list[dict[str, Any]]:
     zoo, encoder = load_zoo("digits"), load_encoder("digits-sane")
     dataset = load_dataset(dataset_name, image_size=14)
-    prepared = {space: prepare(encoder, zoo, space=space, seed=seed) for space in ("latents", "weights")}  # type: ignore[arg-type]
+    prepared = {
+        "latents": prepare(encoder, zoo, space="latents", seed=seed),
+        "weights": prepare(encoder, zoo, space="weights", seed=seed),
+    }
     rows = []
     for target, spec in TARGETS.items():
         task = task_from(spec.to_json(), dataset)
@@ -71,8 +74,8 @@ def report(rows: list[dict[str, Any]], n: int, dataset: str) -> str:
         "Made by `python -m benchmarks.sampling_transfer --state FOLDER --out docs/sampling-transfer.md`; do not edit "
         "by hand.",
         "",
-        f"Test accuracy on `{dataset}` after epochs of training, {n} networks a seed, mean ± standard deviation over "
-        f"{table['seed'].nunique()} seeds of the seeds' means.",
+        f"Test accuracy on `{dataset}` after epochs of training, {n} networks a seed, mean ± standard deviation "
+        f"over {table['seed'].nunique()} seeds of the seeds' means.",
     ]
     for target, part in table.groupby("target", sort=False):
         lines += ["", f"## Target: {target}", ""]
