@@ -165,6 +165,20 @@ def test_command_line_writes_and_repeats(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_command_line_draws_for_another_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = ArchitectureSpec(hidden=(30, 12))
+    (tmp_path / "target.json").write_text(json.dumps(spec.to_json()))
+    arguments = ["sample", "digits", "--space", "weights", "--n", "2", "--quiet", "--json"]
+    arguments += ["--target", str(tmp_path / "target.json"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    name = json.loads(capsys.readouterr().out)["samples"][0]["name"]
+    build(spec).load_state_dict(load_tensors(tmp_path / "out" / f"{name}.safetensors"))
+    assert "nn.Linear(30, 12)" in (tmp_path / "out" / "model.py").read_text()
+    (tmp_path / "target.json").write_text("[1]")
+    assert main(arguments) == 2
+    assert main([*arguments, "--score"]) == 2
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -172,6 +186,7 @@ def test_command_line_writes_and_repeats(tmp_path: Path, capsys: pytest.CaptureF
         ["--method", "nothing"],
         ["--space", "nowhere"],
         ["--set", "scale"],
+        ["--new-head"],
         ["--set", "scale=wide"],
         ["--fine-tune", "soon"],
         ["--n", "0"],

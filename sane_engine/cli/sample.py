@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
         help="what running statistics of batch norm are measured on: auto or images (the zoo's own, without "
         "labels), noise, or none (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--target", type=Path, metavar="FILE",
+        help="draw networks of another architecture (JSON, as in a specification): deeper, wider, other classes",
+    )  # fmt: skip
+    parser.add_argument("--new-head", action="store_true", help="with --target: initialise the last layer")
     parser.add_argument("--score", action="store_true", help="score the samples beside their controls")
     parser.add_argument(
         "--fine-tune", metavar="EPOCHS", help="also after these epochs of training, such as 1,2,5; implies --score"
@@ -64,6 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from sane_engine.sampling.download import MARKER, bundle, write_folder, write_zip
     from sane_engine.sampling.evaluation import evaluate_samples
     from sane_engine.sampling.sampling import draw_samples, prepare
+    from sane_engine.sampling.targets import sample_target
     from sane_engine.sane import load_encoder
     from sane_engine.zoo import load_zoo
 
@@ -80,7 +87,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         space=arguments.space, parameters=_parameters(arguments.set), condition=arguments.condition,
         progress=console.progress, cancelled=console.cancelled,
     )  # fmt: skip
-    samples = draw_samples(prepared, arguments.n, progress=console.progress, cancelled=console.cancelled)
+    target = _target(arguments)
+    if target is None:
+        samples = draw_samples(prepared, arguments.n, progress=console.progress, cancelled=console.cancelled)
+    else:
+        samples = sample_target(
+            prepared, target, arguments.n, new_head=arguments.new_head, progress=console.progress,
+            cancelled=console.cancelled,
+        )  # fmt: skip
     summary: list[dict[Any, Any]] = []
     curves: list[dict[Any, Any]] = []
     if arguments.score or epochs:
@@ -102,12 +116,36 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "curves": curves,
     }
     if arguments.out is not None:
-        architecture = prepared.task.architecture if prepared.task is not None else zoo.architecture
+        architecture = target or (prepared.task.architecture if prepared.task is not None else zoo.architecture)
         files = bundle(samples, architecture=architecture, format=arguments.format)
         (write_zip if zipped else write_folder)(files, arguments.out)
         report["out"] = arguments.out
     console.emit(report)
     return 0
+
+
+def _target(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The architecture to draw for, checked, or None for the anchors' own."""
+    if arguments.target is None:
+        if arguments.new_head:
+            raise Refusal("bad-target", "A new head needs a target architecture.", "Give --target FILE.")
+        return None
+    if arguments.score or arguments.fine_tune:
+        raise Refusal(
+            "bad-target",
+            "Networks of another architecture have no controls to be scored beside.",
+            "Leave out --score.",
+        )
+    from sane_engine.zoo.architecture_families import architecture_from_json
+
+    try:
+        content = json.loads(arguments.target.read_text(encoding="utf-8"))
+        return architecture_from_json(content.get("architecture", content)).to_json()
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Refusal(
+            "bad-target", f"{arguments.target.name} is no architecture: {reason}", "See assets/specs."
+        ) from error
 
 
 def _epochs(text: str | None) -> tuple[int, ...]:
