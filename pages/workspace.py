@@ -67,8 +67,15 @@ def _chosen(found: list[Item]) -> list[Item]:
         }
     )
     dates = {name: st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm") for name in ("last used", "made")}
-    rows = show_table(table, "workspace", columns=dates, selectable=True)
-    return [found[row] for row in rows if row < len(found)]
+    # Rows are chosen by their place. When items come, go or grow, the table is a new one with nothing chosen: else
+    # the place of what was chosen would be that of something else, and that would be removed.
+    keys = [item.key for item in found]
+    if st.session_state.get("workspace-drawn") != keys:
+        st.session_state["workspace-drawn"] = keys
+        st.session_state["workspace-table"] = st.session_state.get("workspace-table", 0) + 1
+    name = f"workspace-{st.session_state['workspace-table']}"
+    rows = show_table(table, name, columns=dates, selectable=True)
+    return [found[row] for row in rows]
 
 
 def _act(chosen: list[Item]) -> None:

@@ -48,7 +48,7 @@ def test_items_are_listed_largest_first(app: Open, filled: Path) -> None:
 
 def test_an_item_is_removed_only_on_the_second_click(app: Open, filled: Path) -> None:
     shown = app("workspace")
-    shown.session_state["table-workspace"] = CHOSEN
+    shown.session_state["table-workspace-1"] = CHOSEN
     shown.run()
     assert (filled / "zoos" / "mine").exists()
     shown.button(key="workspace-remove").click().run()
@@ -59,7 +59,7 @@ def test_an_item_is_removed_only_on_the_second_click(app: Open, filled: Path) ->
 def test_names_are_shown_as_they_are(app: Open, filled: Path) -> None:
     (filled / "zoos" / "mine").rename(filled / "zoos" / "![x](http:evil)")
     shown = app("workspace")
-    shown.session_state["table-workspace"] = CHOSEN
+    shown.session_state["table-workspace-1"] = CHOSEN
     shown.run()
     labels = [button.proto.label for button in shown.get("download_button")]
     assert "Export !\\[x\\](http\\:evil)" in labels
@@ -84,3 +84,16 @@ def test_a_zip_of_something_else_is_refused_in_one_line(app: Open, filled: Path)
     shown.file_uploader(key="workspace-import").upload("x.zip", b"no zip", "application/zip").run()
     assert "This is not a zip" in messages(shown) and len(shown.error) == 1
     assert len(items()) == 2 and filled.exists()
+
+
+def test_what_was_chosen_is_never_taken_for_what_took_its_place(app: Open, filled: Path) -> None:
+    shown = app("workspace")
+    shown.session_state["table-workspace-1"] = CHOSEN
+    shown.run()
+    assert [button.key for button in shown.button if button.key == "workspace-remove"]
+    # Something larger came from elsewhere and is now in the first row.
+    shutil.copytree(filled / "zoos" / "mine", filled / "zoos" / "other")
+    (filled / "zoos" / "other" / "symmetry.json").write_text("{}" * 1000)
+    shown.run()
+    assert shown.dataframe[0].value["name"].tolist() == ["other", "mine", "drawn"]
+    assert not [button.key for button in shown.button if button.key == "workspace-remove"]
