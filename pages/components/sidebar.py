@@ -126,6 +126,7 @@ def _open_zoo() -> None:
 def _open(make: Callable[[], str], file_id: str | None = None) -> None:
     """Open a zoo, look whether it can be read, and only then make it the current one."""
     key = None
+    before = {zoo.key for zoo in opened_zoos()}
     try:
         key = make()
         if file_id is not None:
@@ -134,7 +135,7 @@ def _open(make: Callable[[], str], file_id: str | None = None) -> None:
             get_zoo(key, progress=progress)
     except Refusal as refusal:
         for zoo in opened_zoos():
-            if zoo.key == key:
+            if zoo.key == key and key not in before:  # what was there before may be somebody else's
                 forget(zoo)
         show_refusal(refusal)
         return

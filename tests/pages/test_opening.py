@@ -15,6 +15,7 @@ from tiny_zoo import network
 
 from pages.components import state
 from pages.components.opening import drop_old_uploads
+from sane_engine.checkpoint import Refusal
 
 Open = Callable[..., AppTest]
 
@@ -92,3 +93,21 @@ def test_uploads_that_nobody_kept_go_after_a_week(app: Open, workspace: Path) ->
     drop_old_uploads()
     assert len(list((workspace / "uploads").iterdir())) == 1
     assert offered(shown) == ["tiny", "my_nets.zip"]  # the one that was kept
+
+
+def test_a_zoo_that_cannot_be_read_now_stays_on_the_list_it_was_on(
+    app: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise Refusal("unreadable", "It cannot be read now.")
+
+    content = zoo_zip(1, 2)
+    first = app("zoo")
+    upload(first, content)
+    first.button(key="keep-upload").click().run()
+    second = app("zoo")
+    with monkeypatch.context() as broken:
+        broken.setattr("pages.components.sidebar.get_zoo", refuse)
+        uploader = next(item for item in second.file_uploader if not item.accept_multiple_files)
+        uploader.set_value(("again.zip", content, "application/zip")).run()
+    assert offered(first) == ["tiny", "my_nets.zip"]
