@@ -25,7 +25,7 @@ from sane_engine.progress_log import append, latest
 LONG = {"name": "long", "n_models": 64, "epochs": 400, "checkpoint_epochs": [400], "dataset": "digits"}
 
 
-def wait(name: str, until: Callable[[Job], bool], seconds: float = 60.0) -> Job:
+def wait(name: str, until: Callable[[Job], bool], seconds: float = 120.0) -> Job:
     patience = time.monotonic() + seconds
     while time.monotonic() < patience:
         job = jobs.find_job(name)
@@ -146,6 +146,17 @@ def test_a_job_outlives_the_process_that_submitted_it(workspace: Path) -> None:
     wait(job.id, lambda job: job.report is not None)
     jobs.cancel(job.id)
     assert wait(job.id, ended, 10).state == "cancelled"
+
+
+def test_a_job_lets_everything_else_go_first() -> None:
+    job = wait(long_job().id, lambda job: living(job.folder / CHILD) is not None)
+    for name in (RUNNER, CHILD):
+        process = living(job.folder / name)
+        assert process is not None and process.nice() >= 10
+        group = Path(f"/proc/{process.pid}/autogroup")
+        # Where the kernel shares out the processor by session, the session is nice too.
+        assert not group.exists() or int(group.read_text().split()[-1]) >= 10
+    jobs.cancel(job.id)
 
 
 def test_a_reused_pid_is_not_taken_for_the_job(checkpoint: Path) -> None:
