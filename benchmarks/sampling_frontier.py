@@ -247,8 +247,11 @@ def report(name: str, points: pd.DataFrame, table: dict[str, dict[str, float]], 
             cells = []
             for novelty in novelties:
                 values = own[own["novelty"] == novelty]["accuracy"].dropna()
-                cells.append(f"{values.mean():.3f} ± {values.std(ddof=0):.3f}" if len(values) else "—")
+                spread = f" ± {values.std(ddof=0):.3f}" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.3f}{spread}" if len(values) else "—")
             lines.append(f"| {method} | {space} | {' | '.join(cells)} | {own['seed'].nunique()} |")
+    if missing := [method for method in METHODS if method not in set(points["method"])]:
+        lines += ["", f"Not run yet: {', '.join(missing)}."]
     lines += ["", "The best of each space:", "", f"| space | {' | '.join(f'{v:.2f} rad' for v in novelties)} |"]
     lines += [f"| --- |{' --- |' * len(novelties)}"]
     for space in SPACES:
