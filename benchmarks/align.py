@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from symmetry_networks import resnet18, small_cnn  # noqa: E402  (needs the path above)
 
-from sane_engine.symmetry import Symmetry, align, align_zoo, find_symmetry  # noqa: E402
+from sane_engine.symmetry import Symmetry, align, align_zoo, find_symmetry  # noqa: E402  (after the path)
 
 
 def plain_loop(

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from sane_engine import load_zoo  # noqa: E402  (needs the path above)
-from sane_engine.baselines.functional import FunctionalConfig, FunctionalRepresentation  # noqa: E402
+from sane_engine.baselines.functional import FunctionalConfig, FunctionalRepresentation  # noqa: E402  (after the path)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def bench_of(name: str, encoder_name: str, anchors: str) -> Bench:
     assert chosen.rows is not None
     row = int(chosen.rows[0])
     frame = frame_of(zoo, row, encoder=encoder)
-    spaces = {space: space_of(space, frame, encoder=encoder, zoo=zoo, row=row) for space in SPACES}  # type: ignore[arg-type]
+    spaces = {space: space_of(space, frame, encoder=encoder, zoo=zoo, row=row) for space in SPACES}
     reference = reference_of(zoo, frame, [spaces["latents"], spaces["pca"]], row=row, anchors=chosen)
     return Bench(zoo, encoder, anchors, task_of(zoo, chosen.rows), spaces, reference, row)
 

@@ -33,7 +33,7 @@ from symmetry_networks import (  # noqa: E402  (needs the path above)
     vgg16_bn,
 )
 
-from sane_engine.symmetry import Permutations, Symmetry, find_symmetry, match  # noqa: E402
+from sane_engine.symmetry import Permutations, Symmetry, find_symmetry, match  # noqa: E402  (after the path)
 
 Make = tuple[Callable[[], nn.Module], Callable[[], Tensor], int]
 

@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
-from running_app import FLAGS, chromium, server  # type: ignore[import-not-found]
+from running_app import FLAGS, chromium, server
 
 
 def memory(port: str) -> float:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.charts import map_figure
+from pages.components.choices import choose_property
 from pages.components.current import Current, current, embedded
 from pages.components.hover import hover_texts
 from pages.components.labels import accuracy_columns, in_plot, short_label
@@ -17,7 +18,7 @@ from pages.components.library import Atlas, atlas
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.selection_panel import selection_panel
-from pages.components.show import caption_and_downloads, config_of, one_line, three
+from pages.components.show import caption_and_downloads, config_of, three
 from sane_engine.demo import Level
 from sane_engine.projection import Projection
 
@@ -40,13 +41,12 @@ def _controls(now: Current) -> str:
     )
     offered = _colours(now)
     by_layer = st.session_state[state.LEVEL] == "Layers"
-    state.keep_valid(state.COLOUR, offered, "layer_name" if by_layer else now.accuracy)
-    colour.selectbox(
+    choose_property(
+        colour,
         "Colour",
         offered,
-        format_func=lambda name: one_line(short_label(name)),
-        key=state.COLOUR,
-        persist_state="session",
+        state.COLOUR,
+        default="layer_name" if by_layer else now.accuracy,
         on_change=state.redraw_map,
     )
     epochs = ["All", "Last", *(str(e) for e in sorted(now.zoo.table["epoch"].unique()))]
@@ -239,8 +239,7 @@ def main() -> None:
     if known.embeddings.foreign.all():
         st.info(
             "The encoder was trained on another architecture, so this map describes and does not judge. "
-            "An encoder of this zoo's own sees more: `python -m sane_engine pretrain` with its folder puts one "
-            "into the sidebar.",
+            "An encoder of this zoo's own sees more: pretrain one on the page Train; the sidebar then has it.",
             icon=":material/info:",
         )
     left, right = st.columns([1.75, 1], gap="small")

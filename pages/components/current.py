@@ -90,7 +90,7 @@ def current() -> Current | None:
 def embedded(now: Current) -> Precomputed | None:
     """The zoo as the encoder sees it; where that was never computed, a button that does."""
     if now.encoder is None:
-        explain("There is no encoder yet.", "Train one with: python -m sane_engine pretrain ZOO")
+        explain("There is no encoder yet.", "Pretrain one on the page Train.")
         return None
     found = kept(now.key, now.encoder)
     if found is not None:

@@ -10,13 +10,14 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.charts import map_figure
+from pages.components.choices import choose, choose_property
 from pages.components.current import Current, embedded
 from pages.components.errors import explain
 from pages.components.hover import hover_texts
-from pages.components.labels import label, short_label
+from pages.components.labels import label
 from pages.components.palette import palette
 from pages.components.predict_features import VIEWS, layer_table_of
-from pages.components.show import one_line, show_figure, show_table, three
+from pages.components.show import show_figure, show_table, three
 from pages.components.working import working
 from sane_engine.baselines import FEATURES, feature
 from sane_engine.probing.folds import groups_of
@@ -40,49 +41,25 @@ def feature_view(now: Current) -> None:
         explain("This zoo has no numeric property.", "Open a zoo with a table of properties.")
         return
     a, b, c, d, e = st.columns(5)
-    state.keep_valid(state.FEATURE_VIEW, list(VIEWS), "weightwatcher")
-    view = str(
-        a.selectbox(
-            "Feature of",
-            list(VIEWS),
-            format_func=VIEWS.__getitem__,
-            key=state.FEATURE_VIEW,
-            persist_state="session",
-        )
+    view = choose(
+        a, "Feature of", list(VIEWS), state.FEATURE_VIEW, default="weightwatcher", shown=VIEWS.__getitem__
     )
     names = [item.name for item in FEATURES[view]]
-    state.keep_valid(state.FEATURE_NAME, names, _PREFERRED[view])
-    chosen = str(
-        b.selectbox("Feature", names, format_func=lambda n: feature(view, n).label, key=state.FEATURE_NAME)
+    chosen = choose(
+        b,
+        "Feature",
+        names,
+        state.FEATURE_NAME,
+        default=_PREFERRED[view],
+        shown=lambda name: feature(view, name).label,
     )
     with working("Looking at the layers") as progress:
         frame = layer_table_of(view, now, known, progress)
     layers = [ALL_LAYERS, *dict.fromkeys(frame["name"].tolist())][:200]
-    state.keep_valid(state.FEATURE_LAYER, layers, ALL_LAYERS)
-    layer = str(
-        c.selectbox("Layer", layers, format_func=one_line, key=state.FEATURE_LAYER, persist_state="session")
-    )
-    state.keep_valid(state.PREDICT_TARGET, numeric, now.accuracy or numeric[0])
-    target = str(
-        d.selectbox(
-            "Property",
-            numeric,
-            format_func=lambda n: one_line(short_label(n)),
-            key=state.PREDICT_TARGET,
-            persist_state="session",
-        )
-    )
+    layer = choose(c, "Layer", layers, state.FEATURE_LAYER, default=ALL_LAYERS)
+    target = choose_property(d, "Property", numeric, state.PREDICT_TARGET, default=now.accuracy)
     colours = [name for name in ("family", *now.zoo.properties) if name in now.zoo.table.columns]
-    state.keep_valid("feature-colour", colours, "epoch" if "epoch" in colours else colours[0])
-    colour = str(
-        e.selectbox(
-            "Colour",
-            colours,
-            format_func=lambda n: one_line(short_label(n)),
-            key="feature-colour",
-            persist_state="session",
-        )
-    )
+    colour = choose_property(e, "Colour", colours, "feature-colour", default="epoch")
     values = by_model(frame, names, layer, len(now.zoo.table))
     left, right = st.columns([1.5, 1], gap="medium")
     with left:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.charts import empty_figure
+from pages.components.choices import choose, choose_property
 from pages.components.current import Current, embedded
 from pages.components.errors import explain
 from pages.components.hover import hover_texts
@@ -17,7 +18,7 @@ from pages.components.labels import in_plot, label, short_label
 from pages.components.memory import Memory
 from pages.components.palette import palette, transparent
 from pages.components.predict_features import VIEWS, Layered, layered
-from pages.components.show import one_line, show_caption, show_figure, three
+from pages.components.show import show_caption, show_figure, three
 from pages.components.working import working
 from sane_engine.probing import ProbeResult, probe, probe_targets
 
@@ -38,22 +39,8 @@ def prediction_view(now: Current) -> None:
         explain("No property of this zoo varies.", "Open a zoo with a table of properties.")
         return
     left, right = st.columns(2)
-    state.keep_valid(state.PREDICT_BY, list(VIEWS), "sane")
-    state.keep_valid(state.PREDICT_TARGET, targets, targets[0])
-    view = str(
-        left.selectbox(
-            "From", list(VIEWS), format_func=VIEWS.__getitem__, key=state.PREDICT_BY, persist_state="session"
-        )
-    )
-    target = str(
-        right.selectbox(
-            "Property",
-            targets,
-            format_func=lambda name: one_line(short_label(name)),
-            key=state.PREDICT_TARGET,
-            persist_state="session",
-        )
-    )
+    view = choose(left, "From", list(VIEWS), state.PREDICT_BY, default="sane", shown=VIEWS.__getitem__)
+    target = choose_property(right, "Property", targets, state.PREDICT_TARGET)
     with working("Probing") as progress:
         features = layered(view, now, known, progress)
         if features is None:

@@ -48,7 +48,7 @@ def scorecard_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
 def scorecard(encoder: str | None, zoo_digest: str) -> None:
     """Draw the scorecard of an encoder, or say how to get one."""
     if encoder is None:
-        explain("There is no encoder yet.", "Train one with: python -m sane_engine pretrain ZOO")
+        explain("There is no encoder yet.", "Pretrain one on the page Train.")
         return
     try:
         provenance = encoder_provenance(encoder)

@@ -22,7 +22,7 @@ class Representation(Protocol):
     name: str
 
     def fit(self, train: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Self:
-        """Learn from training models; labels are not looked at.
+        """Learn from training models; no label is looked at, but by representations that say so (functional).
 
         Args:
             train: The training rows only.

@@ -13,6 +13,24 @@ ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid", "leaky_relu", "silu")
 FLAT_DROPOUTS = ("units", "channels", "none")
 
 
+def check_common(input_shape: tuple[int, ...], activation: str, dropout: float) -> None:
+    """Check what every family of architectures says.
+
+    Raises:
+        SpecError: One of the values is impossible.
+    """
+    if (
+        not isinstance(input_shape, tuple)
+        or len(input_shape) != 3
+        or not all(is_whole(n) and n > 0 for n in input_shape)
+    ):
+        raise SpecError(f"input_shape must be three positive whole numbers, not {input_shape!r}.")
+    if activation not in ACTIVATIONS:
+        raise SpecError(f"activation {activation!r} is unknown; choose from {', '.join(ACTIVATIONS)}.")
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise SpecError(f"dropout must lie in [0, 1), not {dropout!r}.")
+
+
 @dataclass(frozen=True)
 class ConvSpec:
     """One convolution, and the max-pooling between it and its activation.
@@ -83,15 +101,10 @@ class ArchitectureSpec:
         Raises:
             SpecError: It does not, or a value is out of range.
         """
-        if len(self.input_shape) != 3 or not all(is_whole(n) and n > 0 for n in self.input_shape):
-            raise SpecError(f"input_shape must be three positive whole numbers, not {list(self.input_shape)}.")
+        check_common(self.input_shape, self.activation, self.dropout)
         for width in (*self.hidden, self.classes):
             if not is_whole(width) or width < 1:
                 raise SpecError(f"A layer's width must be a positive whole number, not {width!r}.")
-        if self.activation not in ACTIVATIONS:
-            raise SpecError(f"activation {self.activation!r} is unknown; choose from {', '.join(ACTIVATIONS)}.")
-        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise SpecError(f"dropout must lie in [0, 1), not {self.dropout!r}.")
         if self.flat_dropout not in FLAT_DROPOUTS:
             known = ", ".join(FLAT_DROPOUTS)
             raise SpecError(f"flat_dropout {self.flat_dropout!r} is unknown; choose from {known}.")
@@ -160,7 +173,4 @@ class ArchitectureSpec:
                 item if isinstance(item, ConvSpec) else ConvSpec(**from_mapping(ConvSpec, item))
                 for item in values["convolutions"]
             )
-        for name in ("input_shape", "hidden"):
-            if name in values:
-                values[name] = tuple(values[name])
         return cls(**values)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from sane_engine.zoo.architecture_spec import ACTIVATIONS
-from sane_engine.zoo.spec_fields import SpecError, from_mapping, is_number, is_whole
+from sane_engine.zoo.architecture_spec import check_common
+from sane_engine.zoo.spec_fields import SpecError, from_mapping, is_whole
 
 FAMILY = "resnet"
 
@@ -25,7 +25,7 @@ class ResNetSpec:
         widths: Channels of each stage.
         blocks: Blocks of each stage.
         classes: Width of the last layer.
-        activation: One of :data:`ACTIVATIONS`. A zoo may vary it: the table's column then counts, not this.
+        activation: As of an ``ArchitectureSpec``.
         dropout: Probability of dropping an input of the fully connected layer, while training.
         family: ``"resnet"``: what tells this JSON from that of other architectures.
     """
@@ -46,17 +46,12 @@ class ResNetSpec:
         """
         if self.family != FAMILY:
             raise SpecError(f"This is a {FAMILY}, not a {self.family!r}.")
-        if len(self.input_shape) != 3 or not all(is_whole(n) and n > 0 for n in self.input_shape):
-            raise SpecError(f"input_shape must be three positive whole numbers, not {list(self.input_shape)}.")
+        check_common(self.input_shape, self.activation, self.dropout)
         if not self.widths or len(self.widths) != len(self.blocks):
             raise SpecError("A ResNet needs as many numbers of blocks as it has widths, at least one.")
         for number in (*self.widths, *self.blocks, self.classes):
             if not is_whole(number) or number < 1:
                 raise SpecError(f"Widths, blocks and classes must be positive whole numbers, not {number!r}.")
-        if self.activation not in ACTIVATIONS:
-            raise SpecError(f"activation {self.activation!r} is unknown; choose from {', '.join(ACTIVATIONS)}.")
-        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise SpecError(f"dropout must lie in [0, 1), not {self.dropout!r}.")
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -104,8 +99,4 @@ class ResNetSpec:
         Raises:
             SpecError: A field is unknown or has an impossible value.
         """
-        values = from_mapping(cls, content)
-        for name in ("input_shape", "widths", "blocks"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return cls(**values)
+        return cls(**from_mapping(cls, content))

@@ -12,14 +12,14 @@ class SpecError(ValueError):
 
 
 def from_mapping(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of ``content``, once each is known to be a field of ``kind``."""
+    """The entries of ``content``, once each is known to be a field of ``kind``; JSON's lists become tuples."""
     if not isinstance(content, Mapping):
         raise SpecError(f"{kind.__name__} must be a JSON object, not {type(content).__name__}.")
     known = {item.name for item in fields(kind)}
     unknown = sorted(set(content) - known)
     if unknown:
         raise SpecError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}.")
-    return dict(content)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
 
 
 def is_whole(value: object) -> bool:
