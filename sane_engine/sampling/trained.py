@@ -143,5 +143,5 @@ class RefiningSampler:
 def _task_loss(space: Space, task: Task, vectors: Tensor, images: int, generator: torch.Generator) -> Tensor:
     """Cross-entropy ``[m]`` of the decoded networks on some images of the part to fit on."""
     index = torch.randint(len(task.fit), (images,), generator=generator)
-    logits = task.run(space.frame.models(space.decode(vectors)), task.fit.images[index])
-    return task.losses(logits, task.fit.labels[index])
+    networks = space.frame.models(space.decode(vectors))
+    return task.loss_to_descend(networks, task.fit.images[index], task.fit.labels[index])

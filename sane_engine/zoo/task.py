@@ -13,6 +13,7 @@ from sane_engine.zoo.spec import SpecError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sane_engine.zoo.datasets import Dataset
     from sane_engine.zoo.zoo import Zoo
 
 
@@ -35,6 +36,16 @@ class Task:
 
 def task_of_zoo(zoo: Zoo) -> Task:
     """The zoo's own test images and architecture.
+
+    Raises:
+        Refusal: As :func:`data_of_zoo`.
+    """
+    architecture, dataset = data_of_zoo(zoo)
+    return Task(dataset.name, architecture, dataset.test_images, dataset.test_labels)
+
+
+def data_of_zoo(zoo: Zoo) -> tuple[Architecture, Dataset]:
+    """What a zoo's networks share, and all images of the data set they were trained on, by its digest.
 
     Raises:
         Refusal: The zoo does not say how to run its networks (``no-architecture``), on what they were trained
@@ -65,7 +76,7 @@ def task_of_zoo(zoo: Zoo) -> Task:
             f"The data set {name} here is not the one this zoo was trained on.",
             "Use the version of the zoo's own record.",
         )
-    return Task(name, architecture, dataset.test_images, dataset.test_labels)
+    return architecture, dataset
 
 
 def activation_of(zoo: Zoo, rows: Sequence[int] = ()) -> str:
