@@ -12,6 +12,7 @@ from sane_engine import Refusal, Zoo, baselines, symmetry_of_zoo
 from sane_engine.baselines.statistics import zoo_weight_statistics
 from sane_engine.representations import (
     AlignedWeights,
+    ConsensusAgreement,
     NoiseBehaviour,
     RawWeights,
     SaneEncoding,
@@ -88,6 +89,30 @@ def test_what_a_network_does_or_is_made_of_stays_under_permutation(make: type) -
         before, after = before[:, : 2 * TINY.latent], after[:, : 2 * TINY.latent]
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4)
     assert np.ptp(before, axis=0).max() > 0
+
+
+def test_agreement_ranks_a_network_by_how_much_it_is_one_of_the_others() -> None:
+    torch.manual_seed(0)
+    good = {name: tensor.detach() for name, tensor in build(CNN).state_dict().items()}
+    noise = [{name: torch.randn_like(tensor) * 0.3 for name, tensor in good.items()} for _ in range(5)]
+    strength = [0.0, 0.1, 0.2, 0.5, 1.0]
+    dicts = [
+        {name: tensor + s * noise[i][name] for name, tensor in good.items()} for i, s in enumerate(strength)
+    ] + [{**good, "fc2.weight": good["fc2.weight"].flip(0), "fc2.bias": good["fc2.bias"].flip(0)}]
+    table = pd.DataFrame({"model": [f"m{i}" for i in range(6)], "activation": "tanh"})
+    zoo = Zoo.from_models("noisy", table, dicts, architecture=CNN.to_json())
+    agreement = ConsensusAgreement().fit(zoo.select(range(4)))
+    found = agreement.transform(zoo)[:, :12].reshape(6, 3, 4)
+    assert (found[0, :, 3] > 0.9).all()  # correlation with the consensus
+    assert (np.diff(found[2:5, :, 3], axis=0) < 0).all()
+    assert (found[5, :, 0] < found[0, :, 0]).all()  # the same network with its classes in another order
+    assert np.allclose(agreement.transform(permuted(zoo)), agreement.transform(zoo), atol=1e-4)
+    unknown = Zoo.from_models("unknown", table, dicts)
+    assert np.allclose(agreement.transform(unknown)[0], agreement.transform(zoo)[0], atol=1e-5)
+    with pytest.raises(Refusal, match="Nothing is known"):
+        ConsensusAgreement().fit(unknown)
+    with pytest.raises(Refusal, match="another layout"):
+        agreement.transform(synthetic_zoo())
 
 
 def test_behaviour_needs_the_architecture_and_follows_the_activation() -> None:

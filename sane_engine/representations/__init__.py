@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sane_engine.exports import lazily
 
 if TYPE_CHECKING:
+    from sane_engine.representations.agreement import ConsensusAgreement as ConsensusAgreement
     from sane_engine.representations.behaviour import NoiseBehaviour as NoiseBehaviour
     from sane_engine.representations.layer_tables import WeightStatistics as WeightStatistics
     from sane_engine.representations.layer_tables import WeightWatcherFeatures as WeightWatcherFeatures
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AlignedWeights": "raw",
+    "ConsensusAgreement": "agreement",
     "Entry": "registry",
     "NoiseBehaviour": "behaviour",
     "RawWeights": "raw",

@@ -68,6 +68,12 @@ def _behaviour(seed: int) -> Representation:
     return NoiseBehaviour()
 
 
+def _consensus(seed: int) -> Representation:
+    from sane_engine.representations.agreement import ConsensusAgreement
+
+    return ConsensusAgreement()
+
+
 def _token_pca(seed: int) -> Representation:
     from sane_engine.representations.sane_encodings import TokenPca
 
@@ -135,6 +141,14 @@ _ENTRIES = (
         "architecture",
         _behaviour,
         version=2,
+    ),
+    Entry(
+        "consensus",
+        "Agreement on noise",
+        "How near the answers to fixed noise come to the mean answer of the training models; runs the network.",
+        "architecture",
+        _consensus,
+        depends_on_training=True,
     ),
     Entry(
         "token-pca",
