@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from sane_engine.sane import (
     reconstruction,
 )
 from sane_engine.sane.embedding import rescaled_positions
+from sane_engine.sane.scorecard import scorecard
 from sane_engine.zoo import Zoo
 
 CONFIG = SaneConfig(
@@ -272,8 +274,6 @@ def test_embeddings_are_read_without_torch(encoder: Sane, tmp_path: Path) -> Non
 
 def exact(zoo_: Zoo) -> Sane:
     """An encoder as wide as its tokens, which starts as the identity."""
-    from dataclasses import replace
-
     return pretrain(zoo_, replace(CONFIG, latent=10, steps=1, learning_rate=1e-12))
 
 
@@ -301,6 +301,30 @@ def test_reconstruction_stands_beside_principal_components(small_zoo: Zoo, encod
     assert finer == sorted(finer)
     everything = reconstruction(exact(small_zoo), small_zoo)
     assert (everything["r2"] > 0.9999).all()
+
+
+def test_without_training_models_there_is_nothing_to_fit_controls_on(small_zoo: Zoo, encoder: Sane) -> None:
+    held_out = small_zoo.select(range(40, 60))
+    table = reconstruction(encoder, held_out)
+    assert set(table["method"]) == {"sane"}
+    assert table["r2"].notna().all() and table["r2_weight"].isna().all()
+    whole = reconstruction(encoder, small_zoo).set_index(["method", "split", "layer"])["r2"]
+    np.testing.assert_allclose(
+        table.set_index(["method", "split", "layer"])["r2"], whole.loc["sane"].loc[["validation", "test"]]
+    )
+    card = scorecard(encoder, held_out)
+    assert set(card["test"]["r2"]) == {"sane"} and card["test"]["r2_weight"] == {}
+
+
+def test_controls_that_know_only_some_layouts_do_not_stand_beside_what_knows_all() -> None:
+    small, wide = stacked(12), stacked(12, WIDE)
+    models = [{name: t[i] for name, t in (small if i % 2 else wide).items()} for i in range(12)]
+    table = zoo(12).table
+    encoder = pretrain(Zoo.from_models("both", table, models), replace(CONFIG, steps=1, batch_size=2))
+    one_sided = table.assign(split=["train" if i % 2 and i < 8 else "test" for i in range(12)])
+    found = reconstruction(encoder, Zoo.from_models("both", one_sided, models)).set_index(["split", "layer"])
+    assert set(found.loc[("train", "all"), "method"]) == {"sane", "pca", "pca-layer", "pca-position"}
+    assert found.loc[[("test", "all")], "method"].tolist() == ["sane"]
 
 
 def test_reconstruction_of_another_architecture_is_refused(encoder: Sane) -> None:

@@ -12,13 +12,17 @@ from sane_zoos import SYMMETRIC, WIDE, shuffled, stacked, symmetric_zoo
 
 from sane_engine import tokenize_batch
 from sane_engine.progress import Cancelled
+from sane_engine.sampling.frame import frame_of
+from sane_engine.sampling.spaces import encode_models, space_of
 from sane_engine.sane import Embeddings, Sane, SaneConfig, decode_models, embed, load_encoder, pretrain
 from sane_engine.sane.auxiliary import layer_means
+from sane_engine.sane.fidelity import reconstruct_tokens
 from sane_engine.sane.layer_summaries import OF_WEIGHTS, SPECTRUM, STATISTICS, summarise
 from sane_engine.sane.noise_behaviour import OF_LAYER, noise_behaviour, runnable
 from sane_engine.sane.path_summaries import REACH, path_summaries
 from sane_engine.sane.scale_features import scale_features
 from sane_engine.sane.summariser import SUMMARY, Summariser
+from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.zoo import Zoo
 
 CONFIG = SaneConfig(
@@ -132,6 +136,26 @@ def test_models_still_decode(zoo: Zoo, encoder: Sane) -> None:
     decoded = decode_models(encoder, tokenize_batch(zoo.stacked([0, 1]), 8))
     assert {name: tuple(tensor.shape[1:]) for name, tensor in decoded.items()} == SYMMETRIC
     assert all(torch.isfinite(tensor).all() for tensor in decoded.values())
+
+
+def test_models_are_decoded_and_sampled_from_the_latents_they_have_in_training(zoo: Zoo, encoder: Sane) -> None:
+    batch = encoder.aligner.align(tokenize_batch(zoo.stacked([0, 1, 2]), 8))
+    tokens = encoder.normalizer.normalise(batch.tokens, batch.layout)[0]
+    positions, plan = batch.layout.positions().float(), plan_windows(batch.layout.n_tokens, CONFIG.window)
+    assert len(plan) > 1
+    latents = torch.from_numpy(embed(encoder, zoo.select([0, 1, 2]), keep_tokens=True).tokens)
+    alone = map_windows(encoder.encode, tokens, positions, plan, batch_size=64)
+    assert (latents - alone).abs().max() > 0.01, "the summary tokens change nothing"
+    space = space_of("latents", frame_of(zoo, 0, encoder=encoder), encoder=encoder)
+    assert torch.allclose(encode_models(space, zoo.stacked([0, 1, 2])), latents, atol=1e-3)
+    with torch.no_grad():
+        expected = map_windows(encoder.decode, latents, positions, plan, batch_size=64)
+    assert torch.allclose(reconstruct_tokens(encoder, tokens, batch), expected, atol=1e-5)
+
+
+def test_an_encoder_that_was_never_trained_embeds() -> None:
+    found = embed(Sane(replace(CONFIG, readout=0)), {name: t[0] for name, t in stacked(1, SYMMETRIC).items()})
+    assert np.isfinite(found.predictive).all()
 
 
 def test_foreign_networks_have_representations_too(encoder: Sane) -> None:

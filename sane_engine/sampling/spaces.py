@@ -16,8 +16,9 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sampling.frame import Frame, training_rows
-from sane_engine.sane.embedding import positions_for
+from sane_engine.sane.embedding import encode_tokens, positions_for
 from sane_engine.sane.windows import map_windows, plan_windows
+from sane_engine.tokens import tokenize_batch
 
 if TYPE_CHECKING:
     from sane_engine.sane import Sane
@@ -129,25 +130,22 @@ class LatentSpace:
 
     def encode(self, tokens: Tensor) -> Tensor:
         """The encoder's latents."""
-        with torch.no_grad():
-            return self._map(self.encoder.encode, tokens)
+        models = tokenize_batch(self.frame.models(tokens), self.frame.layout.token_size)
+        return encode_tokens(self.encoder, tokens, models)
 
     def decode(self, vectors: Tensor) -> Tensor:
         """The decoder's tokens, nothing in the padding."""
-        return self._map(self.encoder.decode, vectors) * self.frame.layout.mask()
+        device = self.encoder.device
+
+        def on_device(inputs: Tensor, positions: Tensor) -> Tensor:
+            return self.encoder.decode(inputs.to(device), positions.to(device)).float().cpu()
+
+        decoded = map_windows(on_device, vectors, self._positions, self._plan, batch_size=64)
+        return decoded * self.frame.layout.mask()
 
     def rearranged(self, frame: Frame, tokens: Tensor) -> LatentSpace:
         """The same decoder at the other network's positions."""
         return LatentSpace(frame, self.encoder)
-
-    def _map(self, function: object, values: Tensor) -> Tensor:
-        device = self.encoder.device
-
-        def on_device(inputs: Tensor, positions: Tensor) -> Tensor:
-            outputs: Tensor = function(inputs.to(device), positions.to(device)).float().cpu()  # type: ignore[operator]
-            return outputs
-
-        return map_windows(on_device, values, self._positions, self._plan, batch_size=64)
 
 
 def space_of(

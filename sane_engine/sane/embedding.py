@@ -152,6 +152,20 @@ def positions_for(encoder: Sane, layout: Layout) -> Tensor:
     )
 
 
+@torch.no_grad()
+def encode_tokens(encoder: Sane, tokens: Tensor, models: TokenBatch, *, batch_size: int = 64) -> Tensor:
+    """Latents ``[m, n, z]`` of standardised tokens, in the company they have in training: summaries, windows, halo.
+
+    Args:
+        encoder: The encoder.
+        tokens: Standardised ``[m, n, d]``, of aligned models.
+        models: The same models in their own scale, which summary tokens are made of.
+        batch_size: Windows encoded at once. The result does not depend on it.
+    """
+    selection, config = select_tokens(models.layout, None), encoder.config
+    return _latents(encoder, tokens, models, selection, config.window, config.halo, batch_size, lambda _: None)[0]
+
+
 @torch.inference_mode()
 def _encode(
     encoder: Sane,
@@ -164,6 +178,20 @@ def _encode(
 ) -> tuple[Tensor, Tensor | None]:
     """Latents ``[m, n, z]`` of the selected tokens of a batch, and of summary tokens ``[m, L, z + s]``."""
     tokens, _ = encoder.normalizer.normalise(batch.tokens, batch.layout)
+    return _latents(encoder, tokens, batch, selection, window, halo, batch_size, between)
+
+
+def _latents(
+    encoder: Sane,
+    tokens: Tensor,
+    batch: TokenBatch,
+    selection: Selection,
+    window: int,
+    halo: int | None,
+    batch_size: int,
+    between: Callable[[int], None],
+) -> tuple[Tensor, Tensor | None]:
+    """What :func:`_encode` gives, of tokens ``[m, n, d]`` that are standardised already."""
     device, was_training = encoder.device, encoder.training
     encoder.eval()
 

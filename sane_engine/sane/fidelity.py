@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
-from sane_engine.sane.embedding import positions_for
+from sane_engine.sane.embedding import encode_tokens, positions_for
 from sane_engine.sane.model import Sane
 from sane_engine.sane.training_set import Rows, chunk_length, rows_of_split, token_batch
 from sane_engine.sane.windows import map_windows, plan_windows
@@ -24,29 +25,34 @@ if TYPE_CHECKING:
 
     from sane_engine.zoo import Zoo
 
-Reconstruct = Callable[[Tensor], Tensor]
+Reconstruct = Callable[[Tensor, TokenBatch], Tensor]
+"""Standardised tokens ``[m, n, d]``, and the models they are of, to tokens."""
 
 PROJECTION_ENTRIES = 1 << 27
 """Principal components by token position are left out where their matrices have more entries than this."""
 
 
 @torch.inference_mode()
-def reconstruct_tokens(encoder: Sane, tokens: Tensor, layout: Layout, *, batch_size: int = 64) -> Tensor:
-    """Encode and decode standardised tokens ``[m, n, d]``, in windows with halo where they are longer than one."""
+def reconstruct_tokens(encoder: Sane, tokens: Tensor, models: TokenBatch, *, batch_size: int = 64) -> Tensor:
+    """Encode and decode standardised tokens ``[m, n, d]``, in windows with halo where they are longer than one.
+
+    Args:
+        encoder: The encoder.
+        tokens: Standardised, of aligned models.
+        models: The same models in their own scale: an encoder with summary tokens encodes beside these.
+        batch_size: Windows at once.
+    """
     config, device = encoder.config, encoder.device
-    positions = positions_for(encoder, layout)
-    plan = plan_windows(layout.n_tokens, config.window, config.halo)
+    positions = positions_for(encoder, models.layout)
+    plan = plan_windows(models.layout.n_tokens, config.window, config.halo)
+    latents = encode_tokens(encoder, tokens, models, batch_size=batch_size)
     was_training = encoder.training
     encoder.eval()
-
-    def encode(inputs: Tensor, where: Tensor) -> Tensor:
-        return encoder.encode(inputs.to(device), where.to(device)).float().cpu()
 
     def decode(inputs: Tensor, where: Tensor) -> Tensor:
         return encoder.decode(inputs.to(device), where.to(device)).float().cpu()
 
     try:
-        latents = map_windows(encode, tokens, positions, plan, batch_size=batch_size)
         return map_windows(decode, latents, positions, plan, batch_size=batch_size)
     finally:
         encoder.train(was_training)
@@ -60,9 +66,7 @@ def decode_models(encoder: Sane, batch: TokenBatch, *, batch_size: int = 64) -> 
     """
     batch = encoder.aligner.align(batch)
     tokens, statistics = encoder.normalizer.normalise(batch.tokens, batch.layout)
-    decoded = statistics.undo(
-        reconstruct_tokens(encoder, tokens, batch.layout, batch_size=batch_size), batch.layout
-    )
+    decoded = statistics.undo(reconstruct_tokens(encoder, tokens, batch, batch_size=batch_size), batch.layout)
     return detokenize_batch(replace(batch, tokens=decoded.to(batch.tokens.dtype)))
 
 
@@ -77,9 +81,10 @@ def reconstruction(
     """R² of the reconstructed weights of a zoo, by split and layer, beside per-token PCA with as many components.
 
     The principal components are fitted on the training rows: one basis for all tokens (``"pca"``), one for each
-    layer (``"pca-layer"``), one for each token position (``"pca-position"``, the strongest linear control). All
-    scores are over true entries of tokens standardised by the encoder's statistics, of models aligned to its
-    reference where it has one.
+    layer (``"pca-layer"``), one for each token position (``"pca-position"``, the strongest linear control). A
+    layout without training rows has nothing to fit them on: wherever its models are scored there are no controls,
+    and ``r2_weight`` is missing. All scores are over true entries of tokens standardised by the encoder's
+    statistics, of models aligned to its reference where it has one.
 
     Args:
         encoder: Trained on this zoo's layout, or one of them.
@@ -112,19 +117,22 @@ def reconstruction(
             done += len(wanted)
             continue
         fit = np.array([row for row in members if int(row) in train], dtype=np.int64)
-        methods, centre = _controls(encoder, zoo, fit if len(fit) else wanted, cancelled)
-        methods["sane"] = _autoencoder(encoder, layout)
+        methods: dict[str, Reconstruct] = {}
+        centre = torch.full((layout.n_tokens, layout.token_size), torch.nan)
+        if len(fit):
+            methods, centre = _controls(encoder, zoo, fit, cancelled)
+        methods["sane"] = partial(reconstruct_tokens, encoder)
         for split in dict.fromkeys(splits[wanted].tolist()):
-            for chunk, tokens, _ in _standardised(encoder, zoo, wanted[splits[wanted] == split]):
+            for tokens, batch in _standardised(encoder, zoo, wanted[splits[wanted] == split]):
                 stop_if(cancelled)
                 variance = torch.stack((_by_token(tokens, layout), _by_token(tokens - centre, layout)))
                 for method, apply in methods.items():
-                    found = torch.cat((_by_token(apply(tokens) - tokens, layout)[None], variance)).numpy()
-                    sums[method, split, "all"] += np.array([*found.sum(axis=1), len(chunk)])
+                    found = torch.cat((_by_token(apply(tokens, batch) - tokens, layout)[None], variance)).numpy()
+                    sums[method, split, "all"] += np.array([*found.sum(axis=1), len(batch)])
                     for layer in layout.layers:
                         part = found[:, layer.start : layer.stop].sum(axis=1)
-                        sums[method, split, layer.name] += np.array([*part, len(chunk)])
-                done += len(chunk)
+                        sums[method, split, layer.name] += np.array([*part, len(batch)])
+                done += len(batch)
                 progress(done, len(rows), "reconstructing")
     if not sums:
         raise Refusal(
@@ -142,12 +150,14 @@ def reconstruction(
             "models": int(count),
         }
         for (method, split, layer), (error, total, apart, count) in sums.items()
+        # A control that could not be fitted for all layouts is of other models than what it would stand beside.
+        if count == sums["sane", split, layer][3]
     ]
     return pd.DataFrame(table)
 
 
-def _standardised(encoder: Sane, zoo: Zoo, rows: Rows) -> Iterator[tuple[Rows, Tensor, Layout]]:
-    """Some rows of one layout at a time, standardised."""
+def _standardised(encoder: Sane, zoo: Zoo, rows: Rows) -> Iterator[tuple[Tensor, TokenBatch]]:
+    """The tokens of some rows of one layout at a time: standardised, and as they are."""
     size = encoder.config.token_size
     chunk = 1
     first = 0
@@ -156,19 +166,12 @@ def _standardised(encoder: Sane, zoo: Zoo, rows: Rows) -> Iterator[tuple[Rows, T
         batch = token_batch(zoo, part, size, encoder.aligner)
         first += len(part)
         chunk = chunk_length(batch.layout.n_tokens * size * 4)
-        yield part, encoder.normalizer.normalise(batch.tokens, batch.layout)[0], batch.layout
+        yield encoder.normalizer.normalise(batch.tokens, batch.layout)[0], batch
 
 
 def _by_token(values: Tensor, layout: Layout) -> Tensor:
     """Sum of squares over models and true entries: ``[n]`` from ``[m, n, d]``."""
     return (values.double().square() * layout.mask()).sum(dim=(0, 2))
-
-
-def _autoencoder(encoder: Sane, layout: Layout) -> Reconstruct:
-    def apply(tokens: Tensor) -> Tensor:
-        return reconstruct_tokens(encoder, tokens, layout)
-
-    return apply
 
 
 def _controls(
@@ -188,7 +191,7 @@ def _controls(
     }
     finest = "pca-position" if by_position else "pca-layer"
     count = 0
-    for part, tokens, _ in _standardised(encoder, zoo, rows):
+    for tokens, _ in _standardised(encoder, zoo, rows):
         stop_if(cancelled)
         values = tokens.double()
         total += values.sum(dim=0)
@@ -196,7 +199,7 @@ def _controls(
             block = values[:, first : first + 4096]
             outer = torch.einsum("mnd,mne->nde", block, block)
             squares[finest].index_add_(0, groupings[finest][first : first + 4096], outer)
-        count += len(part)
+        count += len(tokens)
     layer = groupings["pca-layer"]
     if by_position:
         squares["pca-layer"].index_add_(0, layer, squares["pca-position"])
@@ -212,7 +215,7 @@ def _controls(
 
 
 def _linear(group: Tensor, mean: Tensor, projection: Tensor) -> Reconstruct:
-    def apply(tokens: Tensor) -> Tensor:
+    def apply(tokens: Tensor, _: TokenBatch) -> Tensor:
         result = torch.empty_like(tokens)
         for number in range(len(mean)):
             where = (group == number).nonzero().flatten()

@@ -11,6 +11,8 @@ from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sane.fidelity import decoded_accuracy, reconstruction
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sane_engine.sane.model import Sane
     from sane_engine.zoo import Zoo
 
@@ -30,7 +32,8 @@ def scorecard(
         Plain JSON values. By split: ``models``, ``checkpoints``, ``r2`` (method → R² about each tensor's mean),
         ``r2_weight`` (method → R² about each weight's mean over the training models; stricter) and, where the
         zoo's data set and architecture are known, ``accuracy``: mean over checkpoints of the test accuracy
-        ``original``, ``decoded``, and the ``loss`` in percentage points (mean, standard deviation, worst).
+        ``original``, ``decoded``, and the ``loss`` in percentage points (mean, standard deviation, worst). What
+        needs training models of the zoo (controls, ``r2_weight``) is left out where it has none.
 
     Raises:
         Refusal: The encoder knows none of the zoo's layouts (``foreign-zoo``).
@@ -46,13 +49,18 @@ def scorecard(
         card[str(split)] = {
             "models": int(zoo.table["model"].iloc[rows].nunique()),
             "checkpoints": int(part["models"].max()),
-            "r2": {str(name): round(float(value), 4) for name, value in by_method["r2"].items()},
-            "r2_weight": {str(name): round(float(value), 4) for name, value in by_method["r2_weight"].items()},
+            "r2": _rounded(by_method["r2"]),
+            "r2_weight": _rounded(by_method["r2_weight"]),
         }
         accuracy = _decoded(encoder, zoo, rows, cancelled)
         if accuracy is not None:
             card[str(split)]["accuracy"] = accuracy
     return card
+
+
+def _rounded(scores: pd.Series[float]) -> dict[str, float]:
+    """By method, without those that could not be measured."""
+    return {str(name): round(float(value), 4) for name, value in scores.dropna().items()}
 
 
 def _decoded(

@@ -32,6 +32,10 @@ class Scale:
         return ((values - self.mean) / self.std).clamp(-_CLIP, _CLIP).nan_to_num(0.0)
 
 
+_UNFITTED = Scale(torch.zeros(()), torch.ones(()))
+"""Of an encoder that was never trained: numbers as they are."""
+
+
 def fit_scale(values: Tensor) -> Scale:
     """Mean and standard deviation over the first axis of ``[m, …]``, without what is unknown."""
     mean = values.nanmean(dim=0).nan_to_num(0.0)
@@ -65,7 +69,8 @@ class Summariser:
 
     def standardise(self, raw: Tensor, layout: Layout) -> Tensor:
         """Of order 1, for an encoder."""
-        return self.scales.get(structure(layout), self.scales["any"]).apply(raw)
+        scale = self.scales.get(structure(layout)) or self.scales.get("any", _UNFITTED)
+        return scale.apply(raw)
 
     def summaries(self, batch: TokenBatch) -> Tensor:
         """Standardised summaries ``[m, L, SUMMARY]``."""
