@@ -18,7 +18,7 @@ from pages.components.show import inert, show_caption
 from pages.components.zoo_form import zoo_form
 from sane_engine.checkpoint import Refusal
 from sane_engine.jobs import OWN_FOLDER, submit
-from sane_engine.workspace import assets_root, workspace_root
+from sane_engine.workspace import assets_root, plain_name, workspace_root
 
 ZOO, ENCODER = "A zoo", "An encoder"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -82,8 +82,9 @@ def _encoder(now: Current) -> None:
     if not train:
         explain("This zoo has no training models.", "Split it, or choose another one in the sidebar.")
         return
-    default = re.sub(r"[^A-Za-z0-9._-]+", "-", now.name).strip("-.") or "my"
-    name = st.text_input("Name", f"{default[:50]}-sane-2", key=f"encoder-name-{now.key}", max_chars=60)
+    name = st.text_input(
+        "Name", f"{plain_name(now.name, 'my')[:50]}-sane-2", key=f"encoder-name-{now.key}", max_chars=60
+    )
     config = encoder_form(now.key)
     if config is None:
         return

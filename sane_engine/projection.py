@@ -162,8 +162,14 @@ def _pca(points: Matrix) -> tuple[Matrix, tuple[float, float]]:
     if not points.shape[1]:
         return np.zeros((len(points), 2)), (0.0, 0.0)
     centred = points - points.mean(axis=0)
-    variance, axes = np.linalg.eigh(centred.T @ centred)
-    axes = axes[:, ::-1][:, :2]
+    if points.shape[1] <= len(points):
+        variance, axes = np.linalg.eigh(centred.T @ centred)
+        axes = axes[:, ::-1][:, :2]
+    else:
+        # Fewer vectors than features: the same axes from the small matrix of inner products.
+        variance, shares_of = np.linalg.eigh(centred @ centred.T)
+        axes = centred.T @ shares_of[:, ::-1][:, :2]
+        axes = axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(float).tiny)
     # The sign of an axis is arbitrary: fix it, so that the map does not flip between machines.
     axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])] < 0, -1, 1)
     coordinates = np.zeros((len(points), 2))

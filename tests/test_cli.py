@@ -340,3 +340,41 @@ def test_progress_is_throttled_but_the_end_is_said(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) <= 3
     assert lines[-1].startswith("100 %")
+
+
+def test_a_file_without_layers_does_not_cost_the_report_of_the_others(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"ids": torch.arange(6)}, tmp_path / "whole.pt")
+    assert main(["inspect", str(tmp_path / "whole.pt"), str(checkpoint), "--layers", "sane", "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert [Path(report["file"]).name for report in json.loads(captured.out)] == ["model.th"]
+    assert captured.err.count("\n") == 1
+
+
+def test_a_zoos_name_does_not_say_where_its_encoder_is_written(
+    zoo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SANE_WORKSPACE", str(tmp_path / "workspace"))
+    description = json.loads((zoo_folder / "zoo.json").read_text())
+    (zoo_folder / "zoo.json").write_text(json.dumps(description | {"name": str(tmp_path / "elsewhere")}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"token_size": 9, "d_model": 8, "heads": 2, "layers": 1, "feedforward": 8, "latent": 2, "steps": 1}
+        )
+    )
+    assert main(["pretrain", str(zoo_folder), "--config", str(tmp_path / "config.json"), "--quiet"]) == 0
+    written = Path(json.loads(capsys.readouterr().out)["encoder"])
+    assert written.parent == tmp_path / "workspace" / "encoders"
+    assert not (tmp_path / "elsewhere-sane").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"gamma": "0.1"}, {"seed": -1}, {"seed": 1.5}, {"learning_rate": None}])
+def test_a_config_of_the_wrong_kind_is_refused_in_one_line(
+    wrong: dict[str, Any], zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(wrong))
+    assert main(["pretrain", str(zoo_folder), "--config", str(tmp_path / "config.json"), "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert next(iter(wrong)) in captured.err

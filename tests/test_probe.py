@@ -270,3 +270,14 @@ def test_the_layer_that_carries_the_signal_is_found() -> None:
     scores = found.set_index("name")["score"]
     assert scores["middle"] > 0.98 and scores["all layers"] > 0.9
     assert scores["first"] < 0.1 and scores["last"] < 0.1
+
+
+def test_accuracies_in_percent_are_not_cut_off() -> None:
+    features, table = zoo_like()
+    table = table.assign(top5_accuracy=50 + 10 * features[:, 0])
+    assert probe(features, table, "top5_accuracy").r2 > 0.9
+
+
+def test_one_fold_is_refused_for_what_it_is() -> None:
+    with pytest.raises(Refusal, match="nothing is held out"):
+        grouped_folds(groups_of(pd.DataFrame({"model": ["a", "b", "c"]})), 1)

@@ -142,3 +142,13 @@ def test_the_command_prints_the_whole_table(zoo: Zoo, tmp_path: Path, capsys: py
     )
     assert main(["probe", str(tmp_path / "zoo"), "--representation", "nothing", "--quiet"]) == 2
     assert "no representation 'nothing'" in capsys.readouterr().err
+
+
+def test_a_property_that_one_split_cannot_score_costs_only_itself(zoo: Zoo) -> None:
+    rare = np.where(np.arange(30) == 4, "rare", "usual")
+    table = probe_table(zoo.with_columns(schedule=rare), ["statistics", "combination"], outer_splits=3)
+    counts = table.cells.query("representation == 'statistics'")["target"].value_counts()
+    assert counts["test_accuracy"] == 3
+    assert counts.get("schedule", 0) < 3
+    assert "schedule" in table.record["skipped"]
+    assert not table.left_out

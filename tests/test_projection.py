@@ -134,3 +134,11 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
 def test_a_neighbourhood_too_small_for_umap_is_widened() -> None:
     vectors, _ = clusters(20)
     assert project(vectors, method="umap", n_neighbors=1).n_neighbors == 2
+
+
+def test_wide_vectors_have_the_axes_of_their_inner_products() -> None:
+    vectors = np.random.default_rng(0).normal(size=(12, 40))
+    wide = project(vectors, method="pca")
+    padded = np.concatenate([vectors] * 5)  # more vectors than features, and the same axes
+    tall = project(padded, method="pca").coordinates[:12]
+    assert np.allclose(np.abs(wide.coordinates), np.abs(tall), atol=1e-4)

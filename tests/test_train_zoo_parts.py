@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from sane_engine.workspace import assets_root
 from sane_engine.zoo.architecture_spec import FLAT_DROPOUTS
 from sane_engine.zoo.architectures import build, forward_stacked
-from sane_engine.zoo.datasets import load_dataset
+from sane_engine.zoo.datasets import load_dataset, stratified_split
 from sane_engine.zoo.hyperparameters import batch_order, dropout_masks, plan_models
 from sane_engine.zoo.initialisation import initialise
 from sane_engine.zoo.pruning import prune_by_magnitude
@@ -347,3 +347,10 @@ def test_pruning_removes_exactly_the_smallest_even_among_equals() -> None:
     assert stacked["b.weight"][0, 0, 1] == -0.5
     with pytest.raises(ValueError, match="sparsity"):
         prune_by_magnitude(stacked, 1.5)
+
+
+def test_a_class_of_two_images_is_in_both_parts() -> None:
+    train, test = stratified_split(np.asarray([0, 0, 1, 1, 2]))
+    labels = np.asarray([0, 0, 1, 1, 2])
+    assert labels[train].tolist() == [0, 1, 2]
+    assert labels[test].tolist() == [0, 1]

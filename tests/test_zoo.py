@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
+from sane_engine.tokens import tokenize
 from sane_engine.zoo import Zoo, load_zoo
 from sane_engine.zoo.splits import split_by_group, split_sizes
 
@@ -304,3 +305,21 @@ def test_the_table_loads_without_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "zoo")], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_an_open_zoo_that_is_replaced_is_refused(tmp_path: Path) -> None:
+    path = zoo_of().save(tmp_path / "zoo")
+    opened = load_zoo(path)
+    assert opened.tensors(1)["scale"] == 0.2
+    zoo_of().with_columns(note="another").save(path)
+    with pytest.raises(Refusal, match="replaced") as caught:
+        opened.tensors(1)
+    assert caught.value.code == "zoo-changed"
+    assert load_zoo(path).tensors(1)["scale"] == 0.2
+
+
+def test_modules_whose_weights_are_tied_stay_tied_in_a_zoo() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    module[1].weight = module[0].weight
+    zoo = Zoo.from_models("tied", table(2), [module.state_dict(), module.state_dict()])
+    assert tokenize(zoo.tensors(0), 4).tokens.shape == tokenize(module.state_dict(), 4).tokens.shape == (3, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
@@ -404,3 +406,59 @@ def test_a_file_name_that_is_no_unicode_can_be_saved(tmp_path: Path) -> None:
     zoo = load_zoo(tmp_path / "zoo")
     assert zoo.table["model"].tolist() == ["?"]
     assert load_zoo(zoo.save(tmp_path / "native")).digest == zoo.digest
+
+
+def sharded(root: Path, mark: float) -> None:
+    """A checkpoint in two files and the index that names them."""
+    root.mkdir(parents=True, exist_ok=True)
+    save_file({"a": torch.full((3, 2), mark)}, root / "model-1.safetensors")
+    save_file({"b": torch.full((4, 2), mark)}, root / "model-2.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (root / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_the_digest_of_a_sharded_checkpoint_is_of_its_shards(tmp_path: Path) -> None:
+    for mark in (1.0, 2.0):
+        sharded(tmp_path / "one", mark)
+        sharded(tmp_path / "two", mark + 4)
+        zoo = load_zoo(tmp_path)
+        if mark == 1.0:
+            first = zoo.digest
+    assert float(zoo.tensors(0)["a"][0, 0]) == 2.0
+    assert zoo.digest != first
+
+
+def test_a_file_written_anew_is_not_taken_for_the_one_that_was_opened(wild: Path) -> None:
+    zoo = load_zoo(wild)
+    row = 0
+    tensors = zoo.tensors(row)
+    zoo.digest  # noqa: B018  (what is computed now is named by it)
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, wild / zoo.table["file"][row])
+    fresh = pickle.loads(pickle.dumps(zoo))  # a process that has read nothing yet
+    with pytest.raises(Refusal, match="written anew"):
+        fresh.tensors(row)
+
+
+def test_a_row_for_a_name_that_two_files_bear_is_given_to_neither(tmp_path: Path) -> None:
+    for run in ("run1", "run2"):
+        write(tmp_path / run / "best.pt", weights(1.0))
+    write(tmp_path / "run3" / "alone.pt", weights(1.0))
+    (tmp_path / "metrics.csv").write_text("file,test_accuracy\nbest.pt,0.9\nalone.pt,0.5\n")
+    zoo = load_zoo(tmp_path)
+    known = zoo.table.set_index("file")["test_accuracy"]
+    assert known["run3/alone.pt"] == 0.5
+    assert known.drop("run3/alone.pt").isna().all()
+    assert zoo.dropped.set_index("model")["reason"]["best.pt"].startswith("several files")
+
+
+@pytest.mark.parametrize("values", ["91.5,55", "91.5%,55 %", "0.915,0.55"])
+def test_accuracies_are_fractions_however_they_are_given(tmp_path: Path, values: str) -> None:
+    train, test = values.split(",")
+    for name in ("a.pt", "b.pt"):
+        write(tmp_path / name, weights(1.0))
+    (tmp_path / "metrics.csv").write_text(
+        f"file,train_accuracy,test_accuracy\na.pt,{train},{test}\nb.pt,{train},{test}\n"
+    )
+    table = load_zoo(tmp_path).table
+    assert table["train_accuracy"].tolist() == pytest.approx([0.915, 0.915])
+    assert table["generalisation_gap"].tolist() == pytest.approx([0.365, 0.365])

@@ -105,18 +105,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.progress(number, len(arguments.files), f"reading {Path(file).name}")
         try:
             checkpoints = _open(Path(file), limits, console, header=arguments.header)
-        except (Refusal, OSError) as error:
+            found = [_report(checkpoint, file, arguments.layers, encoder, console) for checkpoint in checkpoints]
+        except (ValueError, OSError) as error:
             reason = error.line() if isinstance(error, Refusal) else str(error)
             console.error(f"{printable(file)}: {reason}")
             refused += 1
             continue
-        for checkpoint in checkpoints:
-            report = describe(checkpoint, file)
-            if arguments.layers:
-                report["layers"] = {
-                    kind: _layers(checkpoint, kind, encoder, console) for kind in dict.fromkeys(arguments.layers)
-                }
-            reports.append(report)
+        reports += found
     if reports or not refused:
         console.emit(reports, arguments.out)
     return 2 if refused else 0
@@ -139,6 +134,15 @@ def _looked_at(checkpoint: Checkpoint, console: Console) -> Checkpoint:
     assert isinstance(checkpoint.tensors, LazyTensors)
     bad = checkpoint.tensors.non_finite(progress=console.progress, cancelled=console.cancelled)
     return replace(checkpoint, properties={**checkpoint.properties, "non_finite": bad}) if bad else checkpoint
+
+
+def _report(
+    checkpoint: Checkpoint, file: str, kinds: list[str], encoder: Sane | None, console: Console
+) -> dict[str, Any]:
+    report = describe(checkpoint, file)
+    if kinds:
+        report["layers"] = {kind: _layers(checkpoint, kind, encoder, console) for kind in dict.fromkeys(kinds)}
+    return report
 
 
 def _layers(checkpoint: Checkpoint, kind: Any, encoder: Sane | None, console: Console) -> list[dict[str, Any]]:

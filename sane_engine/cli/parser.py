@@ -12,6 +12,7 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.cli import align, embed, inspect, jobs, pretrain, probe, reconstruct, sample, train_zoo, workspace
 from sane_engine.cli.console import Console
 from sane_engine.progress import Cancelled
+from sane_engine.zoo.workers import WorkerFailed
 
 REFUSED, STOPPED = 2, 130
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output (head, less) has left; nothing more can be said there, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkerFailed) as error:
         console.error(str(error))
     except (Cancelled, KeyboardInterrupt):
         console.error("stopped")

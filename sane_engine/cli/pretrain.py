@@ -10,7 +10,7 @@ from sane_engine.cli.console import Console
 from sane_engine.cli.embed import DEFAULT_ZOO
 from sane_engine.cli.output import command_line, replaceable
 from sane_engine.revision import commit
-from sane_engine.workspace import workspace_root
+from sane_engine.workspace import plain_name, workspace_root
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -55,7 +55,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.seed is not None:
         config = dataclasses.replace(config, seed=arguments.seed)
     zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
-    out = arguments.out or replaceable(workspace_root() / "encoders" / f"{zoo.name}-sane", "encoder.json")
+    # What a zoo is called is up to whoever made it; it must not say where things are written.
+    name = f"{plain_name(zoo.name, 'zoo')}-sane"
+    out = arguments.out or replaceable(workspace_root() / "encoders" / name, "encoder.json")
     encoder = pretrain(
         zoo,
         config,

@@ -29,7 +29,15 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.inventory.items import KINDS, Item, find_item
 from sane_engine.inventory.taking_out import CHUNK, EXPORTABLE, FILES, FORMAT, MANIFEST
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
-from sane_engine.workspace import assets_root, atomic_folder, discard, disk_full, require_room, workspace_root
+from sane_engine.workspace import (
+    assets_root,
+    atomic_folder,
+    discard,
+    disk_full,
+    plain_name,
+    require_room,
+    workspace_root,
+)
 
 # The largest kind is a set of samples, one file each; a zip with more is a script gone wild.
 MOST_FILES = 5_000
@@ -236,7 +244,7 @@ def _free_name(root: Path, kind: str, wanted: str, digest: str) -> str:
         if (root / digest / KINDS[kind].marker).is_file():
             raise _known(digest)
         return digest
-    plain = (re.sub(r"[^A-Za-z0-9._-]+", "-", wanted)[:60].strip("-._") or kind).lower().removesuffix(".removed")
+    plain = plain_name(wanted, kind).lower().removesuffix(".removed")
     shipped = assets_root() / root.name
     for number in range(1, 10_000):
         name = plain if number == 1 else f"{plain}-{number}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.probing.held_out import Bench, Split, probe_split
 from sane_engine.probing.result import ProbeResult
 from sane_engine.probing.targets import Target
@@ -76,7 +77,8 @@ def _settings(cell: Cell) -> Any:
     return None if config is None else config.to_json()
 
 
-def _features_key(zoo: Zoo, cell: Cell) -> str:
+def features_key(zoo: Zoo, cell: Cell) -> str:
+    """Names the features of a cell: zoo, representation, its version and settings, and what it was fitted on."""
     split = cell.split.hash if cell.entry.depends_on_training else ""
     seed = cell.seed if cell.entry.seeded else 0
     return digest_of(zoo.digest, cell.entry.name, cell.entry.version, _settings(cell), split, seed)
@@ -92,7 +94,7 @@ def features_of(zoo: Zoo, cell: Cell, *, progress: Progress, cancelled: CancelCh
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
-    path = zoo_folder(zoo.digest) / "features" / f"{cell.entry.name}-{_features_key(zoo, cell)}.safetensors"
+    path = zoo_folder(zoo.digest) / "features" / f"{cell.entry.name}-{features_key(zoo, cell)}.safetensors"
     with suppress(OSError, KeyError, SafetensorError):  # not there, or damaged: made again
         return load_file(path)["features"]
     train = zoo.select(np.flatnonzero(~cell.split.test))
@@ -113,23 +115,27 @@ def score_cell(
     *,
     progress: Progress,
     cancelled: CancelCheck | None = None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The scores of all targets, each as the plain values of a :class:`ProbeResult`; from disk where known.
+
+    Returns:
+        The scores, and why the targets that this split cannot score have none: a rare class, a sparse column.
 
     Raises:
         Refusal: The representation cannot be made of this zoo.
         Cancelled: The caller asked to stop; finished targets stay.
     """
-    kept = Kept(zoo.digest, digest_of(_features_key(zoo, cell), cell.split.hash, vars(options)), cell)
+    kept = Kept(zoo.digest, digest_of(features_key(zoo, cell), cell.split.hash, vars(options)), cell)
     # The scale of a property follows from its values: a rule that changed must not be answered from before.
     missing = [t for t in targets if kept.found.get(t.name, {}).get("scale") != t.scale]
+    skipped: dict[str, str] = {}
     if missing:
         features = features_of(zoo, cell, progress=progress, cancelled=cancelled)
         bench = Bench(features, cell.split, folds=options.folds, seed=options.seed, cancelled=cancelled)
         for target in missing:
             stop_if(cancelled)
-            kept.add(
-                probe_split(
+            try:
+                result = probe_split(
                     features,
                     target,
                     cell.split,
@@ -138,8 +144,11 @@ def score_cell(
                     bench=bench,
                     cancelled=cancelled,
                 )
-            )
-    return [kept.found[target.name] for target in targets]
+            except Refusal as refusal:
+                skipped[target.name] = refusal.line()
+            else:
+                kept.add(result)
+    return [kept.found[target.name] for target in targets if target.name not in skipped], skipped
 
 
 def _whole(content: Any) -> bool:

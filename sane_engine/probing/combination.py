@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sane_engine.probing.cells import Cell, Kept, Options, digest_of, features_of
+from sane_engine.probing.cells import Cell, Kept, Options, digest_of, features_key, features_of
 from sane_engine.probing.held_out import Bench, Split, probe_split
 from sane_engine.probing.targets import MAIN, Target
 from sane_engine.progress import CancelCheck, Progress, stop_if
@@ -73,22 +73,25 @@ def score_combination(
     if len(cells) < 2:
         return []
     number = next(iter(cells.values())).number
-    names = sorted(f"{name}-{cell.seed}" for name, cell in cells.items())
+    names = sorted(features_key(zoo, cell) for cell in cells.values())
     own = Cell(ENTRY, number, max(cell.seed for cell in cells.values()), split)
     kept = Kept(zoo.digest, digest_of(zoo.digest, names, split.hash, vars(options)), own)
     wanted = [target for target in targets if target.name in MAIN and target.kind == "numeric"]
     features: dict[str, Features] = {}
     for done, target in enumerate(wanted):
-        if target.name in kept.found:
+        inner = {
+            row["representation"]: row["scores"]["inner_r2"]
+            for row in rows
+            if row["target"] == target.name
+            and row["split"] == number
+            and row["representation"] in cells
+            and row["seed"] == cells[row["representation"]].seed
+        }
+        if target.name in kept.found or not inner:
             continue
         if not features:
             features = {n: features_of(zoo, c, progress=progress, cancelled=cancelled) for n, c in cells.items()}
         progress(done, len(wanted), f"Combination for {target.name}")
-        inner = {
-            row["representation"]: row["scores"]["inner_r2"]
-            for row in rows
-            if row["target"] == target.name and row["split"] == number and row["representation"] in cells
-        }
         chosen = _choose(features, inner, target, split, options, cancelled)
         result = probe_split(
             np.concatenate([features[name] for name in chosen], axis=1),
@@ -100,7 +103,7 @@ def score_combination(
             cancelled=cancelled,
         )
         kept.add(result, [f"Chosen: {', '.join(chosen)}."])
-    return [kept.found[target.name] for target in wanted]
+    return [kept.found[target.name] for target in wanted if target.name in kept.found]
 
 
 def _choose(

@@ -50,10 +50,12 @@ def grouped_folds(groups: Groups, n_folds: int, seed: int = 0) -> NDArray[np.int
         0 … n_folds − 1 for each row. It depends on the set of groups and the seed, not on the order of the rows.
 
     Raises:
-        Refusal: There are fewer groups than folds (``too-few-groups``).
+        Refusal: There are fewer groups than folds (``too-few-groups``), or less than two folds (``bad-number``).
     """
     unique = sorted({str(group) for group in groups})
-    if n_folds < 2 or len(unique) < n_folds:
+    if n_folds < 2:
+        raise Refusal("bad-number", f"With {n_folds} of them nothing is held out.", "Take at least 2 splits.")
+    if len(unique) < n_folds:
         raise Refusal(
             "too-few-groups",
             f"{len(unique)} independent models are too few for {n_folds} folds.",

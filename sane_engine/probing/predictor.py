@@ -89,9 +89,11 @@ class Predictor:
 
 
 def natural_bounds(target: Target) -> tuple[float, float]:
-    """What values a property can take: accuracies lie in 0–1, an epoch is not negative."""
+    """What values a property can take: accuracies lie in 0–1 (unless these do not), an epoch is not negative."""
     if target.name.endswith("accuracy"):
-        return 0.0, 1.0
+        known = target.values[target.known]
+        fractions = len(known) and known.min() >= 0 and known.max() <= 1
+        return (0.0, 1.0) if fractions else (-np.inf, np.inf)
     if target.name == "epoch":
         return 0.0, np.inf
     return -np.inf, np.inf

@@ -84,6 +84,7 @@ def probe_table(
     done = 0
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
 
     def report(part: int, of: int, message: str, /) -> None:
         progress(done * _TICKS + _TICKS * part // max(1, of), total * _TICKS, message)
@@ -102,6 +103,7 @@ def probe_table(
             "encoder_seeds": encoder_seeds,
             "crossed": crossed,
             "level": level,
+            **({"skipped": dict(sorted(skipped.items()))} if skipped else {}),
             "versions": {"python": platform.python_version(), **{p: version(p) for p in ("numpy", "torch")}},
         }
         return ProbeTable.of(record, rows, left_out)
@@ -112,7 +114,11 @@ def probe_table(
             report(0, 1, f"{entry.label}, split {cell.number + 1}")
             if entry.name not in left_out:
                 try:
-                    rows += score_cell(zoo, cell, found_targets, options, progress=report, cancelled=cancelled)
+                    scored, without = score_cell(
+                        zoo, cell, found_targets, options, progress=report, cancelled=cancelled
+                    )
+                    rows += scored
+                    skipped |= {name: f"split {cell.number + 1}: {why}" for name, why in without.items()}
                 except Refusal as refusal:
                     left_out[entry.name] = refusal.line()
             done += 1
@@ -129,8 +135,8 @@ def probe_table(
             )
             done += 1
     if not rows:
-        reason = next(iter(left_out.values()), "")
-        raise Refusal("nothing-probed", f"No representation could be made: {reason}", "Name others.")
+        reason = next(iter([*left_out.values(), *skipped.values()]), "")
+        raise Refusal("nothing-probed", f"Nothing could be probed: {reason}", "Name others.")
     finished = table()
     _keep(finished)
     progress(total * _TICKS, total * _TICKS, "probed")

@@ -109,8 +109,14 @@ class SaneConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if not isinstance(self.readout, int) or isinstance(self.readout, bool) or self.readout < 0:
-            raise ValueError(f"readout is {self.readout!r}; it must be a whole number of at least 0")
+        for name in ("readout", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 0")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{field.name} is {value!r}; it must be a number")
         if self.d_model % self.heads:
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of heads ({self.heads})")
         if self.halo is not None and not 0 <= 2 * self.halo < self.window:

@@ -10,6 +10,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from sane_engine.ties import memory_key
 from sane_engine.tokens.bits import TOKENIZED_DTYPES, copy_of
 from sane_engine.tokens.grouping import OutputAxis, Shape, group_tensors
 from sane_engine.tokens.layout import LayerSlot, Layout, Role, TensorSlot
@@ -190,17 +191,10 @@ def _entries(tensors: Mapping[str, Tensor], *, stacked: bool = False) -> tuple[_
             if not shape or (count is not None and shape[0] != count):
                 raise ValueError(f"{name!r} of shape {list(shape)} does not stack {count or 'several'} models")
             count, shape = shape[0], shape[1:]
-        owner = owners.setdefault(_memory(tensor), name)
+        owner = owners.setdefault(memory_key(tensor), name)
         tied_to = owner if owner != name else None
         entries.append((name, shape, tensor.dtype, tied_to, tensor.layout is torch.strided))
     return tuple(entries)
-
-
-def _memory(tensor: Tensor) -> object:
-    """A key that two tensors share exactly if they are tied: the same place in memory, read the same way."""
-    address = tensor.data_ptr() if tensor.layout is torch.strided else 0
-    # Tensors without elements or without memory (meta) have no address: they are tied if they are one object.
-    return (address, tensor.shape, tensor.stride(), tensor.dtype) if address else id(tensor)
 
 
 @lru_cache(maxsize=64)
@@ -286,7 +280,7 @@ def _same_ties(columns: Mapping[str, tuple[Tensor, ...]], layout: Layout) -> boo
             continue
         owners = [next(i for i, each in enumerate(slots) if each.name in (s.tied_to, s.name)) for s in slots]
         for tensors in zip(*(columns[slot.name] for slot in slots), strict=True):
-            places = [_memory(tensor) if isinstance(tensor, Tensor) else None for tensor in tensors]
+            places = [memory_key(tensor) if isinstance(tensor, Tensor) else None for tensor in tensors]
             if [places.index(place) for place in places] != owners:
                 return False
     return True

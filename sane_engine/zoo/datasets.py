@@ -138,6 +138,8 @@ def prepare(name: str, source: LabelledImages, image_size: int) -> Dataset:
     if source.test_pixels is None or source.test_labels is None:
         pixels, labels = source.pixels, source.labels
         train, test = stratified_split(labels)
+        if not len(test):
+            raise SpecError(f"{name} has one image a class, so none can be held out. Add images.")
     else:
         if source.test_pixels.shape[1:] != source.pixels.shape[1:]:
             raise SpecError(f"The training and test images of {name} differ in shape.")
@@ -175,12 +177,13 @@ def _resized(pixels: NDArray[np.uint8], image_size: int) -> Tensor:
 
 
 def stratified_split(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of training and test images, sorted; every class keeps its share in both."""
+    """Indices of training and test images, sorted; every class keeps its share in both, if it has two images."""
     generator = np.random.default_rng(SPLIT_SEED)
     test: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        test.append(generator.permutation(members)[: round(TEST_FRACTION * len(members))])
-    held_out = np.sort(np.concatenate(test)).astype(np.int64)
-    rest = np.setdiff1d(np.arange(len(labels)), held_out).astype(np.int64)
-    return rest, held_out
+        held_out = round(TEST_FRACTION * len(members)) or min(1, len(members) - 1)
+        test.append(generator.permutation(members)[:held_out])
+    tested = np.sort(np.concatenate(test)).astype(np.int64)
+    rest = np.setdiff1d(np.arange(len(labels)), tested).astype(np.int64)
+    return rest, tested

@@ -76,12 +76,15 @@ class CheckpointFiles:
             are read. So a zoo of 50,000 files opens without reading them.
         signatures: Signatures already known, by family; the others are found by reading one file.
         cache: Holds what was read.
+        digests: Hex sha256 by row of the bytes that a row was first seen to be made of, all shards included. A file
+            that is found to hold others later is refused: what was computed of the zoo would not be of it.
     """
 
     paths: tuple[Path, ...]
     family: Rows
     signatures: dict[int, Signature] = field(default_factory=dict)
     cache: TensorCache = field(default_factory=TensorCache)
+    digests: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -100,8 +103,8 @@ class CheckpointFiles:
     def tensors(self, row: int) -> dict[str, Tensor]:
         """Copies, so that whoever changes one does not change the zoo."""
         read = next(self._read([row]))
-        copies = {id(t): t.clone() for t in read.values()}
-        return {name: copies[id(t)] for name, t in read.items()}
+        signature = self.signatures[int(self.family[row])]
+        return tie({p.name: read[p.name].clone() for p in signature if p.tied_to is None}, signature)
 
     def stacked(self, rows: Rows) -> dict[str, Tensor]:
         """See :class:`TensorSource`."""
@@ -119,11 +122,13 @@ class CheckpointFiles:
         return tie(stacks, signature)
 
     def digest(self, rows: Rows) -> str:
-        """Over the bytes of the files, in the order of the rows; nothing is parsed."""
+        """Over the bytes of the files, in the order of the rows; what was not read before is only hashed."""
         total = hashlib.sha256()
         for row in rows.tolist():
             try:
-                total.update(bytes.fromhex(sha256_of(self.paths[row])))
+                if row not in self.digests:
+                    self.digests[row] = sha256_of(self.paths[row])
+                total.update(bytes.fromhex(self.digests[row]))
             except OSError as error:
                 raise Refusal(
                     "zoo-file-gone",
@@ -149,6 +154,11 @@ class CheckpointFiles:
         name = f"{self.paths[row].parent.name}/{self.paths[row].name}"
         if isinstance(outcome, Refusal):
             raise Refusal(outcome.code, f"{name}: {outcome}", outcome.hint) from outcome
+        sha256 = outcome[0].provenance.sha256
+        if self.digests.setdefault(row, sha256) != sha256:
+            raise Refusal(
+                "zoo-changed", f"{name} was written anew since the zoo was opened.", "Open the zoo again."
+            )
         tensors = outcome[0].tensors
         found = signature_of(tensors)
         if len(outcome) > 1 or self.signatures.setdefault(int(self.family[row]), found) != found:

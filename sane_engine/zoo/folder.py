@@ -150,10 +150,12 @@ def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | Non
     too_large = [(c, "larger than 64 MB") for c in listing.csvs if (root / c).stat().st_size > MAX_CSV_BYTES]
     small = [c for c in listing.csvs if c not in dict(too_large)]
     properties, refused = _csv_properties((c, (root / c).read_bytes()) for c in small)
+    properties.among(listing.files)
     dropped = [*too_large, *refused]
     rows: list[_Row] = []
     signatures: list[Signature] = []
     paths: list[Path] = []
+    digests: dict[int, str] = {}
     cache = TensorCache()
     for file, outcome in _read_all(root, listing.files, progress, cancelled):
         given = properties.of(file)
@@ -164,12 +166,13 @@ def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | Non
             dropped.append((file.encode("utf-8", "replace").decode("utf-8"), reason))
             continue
         cache.put(len(rows), outcome.tensors)
+        digests[len(rows)] = outcome.provenance.sha256
         # A file name need not be Unicode on disk; in a table that is written and hashed it must be.
         rows.append((file.encode("utf-8", "replace").decode("utf-8"), given, outcome.properties))
         signatures.append(signature_of(outcome.tensors))
         paths.append(root / file)
     family, known = families(signatures)
-    source = CheckpointFiles(tuple(paths), family, known, cache)
+    source = CheckpointFiles(tuple(paths), family, known, cache, digests)
     return _zoo(root.name, rows, source, properties, dropped, "folder")
 
 
@@ -198,6 +201,7 @@ def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> 
         # The intake calls the only checkpoint of a zip by the zip's name; the CSV calls it by its own.
         names = sorted(files - csvs - {name for name, _ in ignored})[:1] or names
     found = list(zip(names, checkpoints, strict=True))
+    properties.among(names)
     for name, checkpoint in found:
         properties.of(name)  # a CSV's row of a diverged model is not one of a missing file
         if reason := _diverged(checkpoint):
@@ -258,7 +262,7 @@ def _zoo(
     if not rows:
         first = f" ({dropped[0][0]}: {dropped[0][1]})" if dropped else ""
         raise Refusal("zoo-empty", f"There is no checkpoint in {name}{first}.", "Choose a folder that holds some.")
-    dropped = [*dropped, *((f, "named in a CSV, but there is no such file") for f in properties.unused())]
+    dropped = [*dropped, *properties.unused()]
     table = assemble(rows, name)
     refused = pd.DataFrame(dropped, columns=["model", "reason"], dtype="str")
     provenance = {"reader": reader, "csv": properties.files, "checkpoints": len(rows), "dropped": len(refused)}

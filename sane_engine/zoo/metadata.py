@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,6 +31,7 @@ UNDERSTOOD = {
     "val_loss": "validation_loss",
     "valid_loss": "validation_loss",
 }
+ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
 # Columns with a meaning of their own, however they are capitalised.
 _OURS = ("model", "epoch", "split", "group")
 _SPLITS = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train", "testing": "test"}
@@ -126,6 +128,7 @@ class Properties:
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
         self._used: set[str] = set()
+        self._ambiguous: set[str] = set()
         self.files: list[str] = []
 
     def add(self, frame: pd.DataFrame, csv: str) -> None:
@@ -135,24 +138,41 @@ class Properties:
         for file, row in zip(frame.index, frame.to_dict(orient="records"), strict=True):
             self._rows[(folder / str(file)).as_posix()] = {str(k): v for k, v in row.items()}
 
+    def among(self, files: Iterable[str]) -> None:
+        """Say which files there are: a name that several of them bear, in different folders, tells none of them."""
+        bearers = Counter(name for file in files for name in {PurePosixPath(file).name, without_suffix(file)})
+        self._ambiguous = {name for name, count in bearers.items() if count > 1}
+
     def of(self, file: str) -> Mapping[str, Any]:
         """The row of a file: by its path, else by its name, with or without the suffix."""
         leaf = PurePosixPath(file)
-        for key in (file, leaf.name, leaf.with_suffix("").as_posix(), without_suffix(file)):
+        names = [name for name in (leaf.name, without_suffix(file)) if name not in self._ambiguous]
+        for key in (file, leaf.with_suffix("").as_posix(), *names):
             if key in self._rows:
                 self._used.add(key)
                 return self._rows[key]
         return {}
 
-    def unused(self) -> list[str]:
-        """Files that a CSV names and that are not there."""
-        return [key for key in self._rows if key not in self._used]
+    def unused(self) -> list[tuple[str, str]]:
+        """Names in a CSV that are of no file, and why."""
+        several = "several files bear this name: give the path from the CSV's folder"
+        missing = "named in a CSV, but there is no such file"
+        return [
+            (key, several if key in self._ambiguous else missing) for key in self._rows if key not in self._used
+        ]
+
+
+def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column as float64, ``93 %`` as 93; NaN where it says no number."""
+    if not pd.api.types.is_numeric_dtype(column):
+        column = column.astype("str").str.strip().str.removesuffix("%")
+    return pd.to_numeric(column, errors="coerce").astype(float)
 
 
 def understood(table: pd.DataFrame) -> pd.DataFrame:
     """Add columns under the names this house understands where they are missing; nothing is taken away.
 
-    Percentages become fractions in the added column. A ``split`` with other words than ours moves to
+    Accuracies in percent become fractions, under our own name too. A ``split`` with other words than ours moves to
     ``given_split``.
     """
     table = table.copy()
@@ -160,9 +180,13 @@ def understood(table: pd.DataFrame) -> pd.DataFrame:
     for given, name in UNDERSTOOD.items():
         if given not in by_lower or name in table.columns:
             continue
-        values = pd.to_numeric(table[by_lower[given]], errors="coerce").astype(float)
+        values = _numbers(table[by_lower[given]])
         if values.notna().any():
-            table[name] = values / 100 if name.endswith("accuracy") and 1 < values.max() <= 100 else values
+            table[name] = values
+    for name in [name for name in ACCURACIES if name in table.columns]:
+        values = _numbers(table[name])
+        if values.notna().any():
+            table[name] = values / 100 if 1 < values.max() <= 100 else values
     if "split" in table.columns:
         words = table["split"].astype(str).str.strip().str.lower().replace(_SPLITS)
         if words.isin(["train", "validation", "test"]).all():

@@ -18,7 +18,7 @@ import pandas as pd
 from sane_engine.checkpoint import Refusal
 from sane_engine.workspace import atomic_folder
 from sane_engine.zoo.signature import Signature, signature_from_json
-from sane_engine.zoo.sources import StackedFiles
+from sane_engine.zoo.sources import StackedFiles, stamp_of
 from sane_engine.zoo.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def load_native(path: Path) -> Zoo:
         return Zoo(
             str(description["name"]),
             table,
-            StackedFiles(paths, signatures, layout, row),
+            StackedFiles(paths, signatures, layout, row, tuple(stamp_of(file) for file in paths)),
             architecture=description["architecture"],
             provenance=description["provenance"],
             dropped=pd.DataFrame(description["dropped"], columns=["model", "reason"], dtype="str"),

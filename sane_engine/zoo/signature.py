@@ -21,7 +21,7 @@ class Parameter:
         name: Name in the state dict.
         shape: Shape for one model (a stack of n has ``[n, *shape]``).
         dtype: Short name, for example ``"float32"``.
-        tied_to: Name of an earlier tensor that is the same object; such a tensor is not stored twice.
+        tied_to: Name of an earlier tensor that is the same memory; such a tensor is not stored twice.
     """
 
     name: str
@@ -48,12 +48,14 @@ def signature_from_json(entries: Sequence[Mapping[str, Any]]) -> Signature:
 
 def signature_of(tensors: Mapping[str, Tensor], *, stacked: bool = False) -> Signature:
     """The signature of one model, or of a stack of models whose first dimension is the model."""
-    first: dict[int, str] = {}
+    from sane_engine.ties import memory_key
+
+    first: dict[object, str] = {}
     parameters = []
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape[1:] if stacked else tensor.shape)
         dtype = str(tensor.dtype).removeprefix("torch.")
-        owner = first.setdefault(id(tensor), name)
+        owner = first.setdefault(memory_key(tensor), name)
         parameters.append(Parameter(name, shape, dtype, None if owner == name else owner))
     return tuple(parameters)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 
+Stamp = tuple[int, int, int] | None
+"""Inode, size in bytes and time of the last change of a file; ``None`` where there is none."""
+
 # Reading one stretch of a stack and picking from it beats one read a row unless the rows are sparser than this.
 _DENSE = 0.25
 
@@ -69,6 +72,15 @@ def stacked_digest(source: TensorSource, rows: Rows, *, block: int = 1024) -> st
         for hasher in of_parameter.values():
             total.update(hasher.digest())
     return total.hexdigest()
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells a file from one that takes its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _picks(rows: Rows) -> tuple[int, int, bool]:
@@ -145,19 +157,22 @@ class MemorySource:
 class StackedFiles:
     """Stacks in safetensors files, one file a signature, read slice by slice.
 
-    No file is held open: a zoo may be replaced on disk, sent to another process or kept for days.
+    No file is held open: a zoo may be sent to another process or kept for days. If it is replaced on disk
+    meanwhile it is refused, for its table would speak of weights that are gone.
 
     Attributes:
         paths: One file a signature.
         signatures: What is in each file.
         layout: For each row, which file it is in.
         position: For each row, where in its stack.
+        stamps: What each file was when the zoo was opened: see :func:`stamp_of`.
     """
 
     paths: tuple[Path, ...]
     signatures: tuple[Signature, ...]
     layout: Rows
     position: Rows
+    stamps: tuple[Stamp, ...]
 
     def __len__(self) -> int:
         return len(self.layout)
@@ -204,6 +219,7 @@ class StackedFiles:
                     else:
                         read[parameter.name] = torch.cat([stack[int(i) : int(i) + 1] for i in at])
         except (OSError, SafetensorError, IndexError, ValueError) as error:
+            self._unchanged(layout)
             path = self.paths[layout]
             reason = str(error).replace(str(path), path.name)  # whoever reads this need not know where it lies
             raise Refusal(
@@ -211,4 +227,10 @@ class StackedFiles:
                 f"The weights of this zoo cannot be read from {path.name}: {reason}.",
                 "Load the zoo again; if that does not help, make it again.",
             ) from error
+        # Looked at afterwards: the file that was opened is still in its place, so what was read is of it.
+        self._unchanged(layout)
         return read
+
+    def _unchanged(self, layout: int) -> None:
+        if stamp_of(self.paths[layout]) != self.stamps[layout]:
+            raise Refusal("zoo-changed", "The zoo was replaced since it was opened.", "Open it again.")

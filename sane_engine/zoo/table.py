@@ -76,7 +76,9 @@ def validated(table: pd.DataFrame) -> pd.DataFrame:
     table["epoch"] = epochs.astype(np.int64)
     for column in table.columns:
         table[column] = _plain(table[column])
-    if {"train_accuracy", "test_accuracy"} <= set(table) and "generalisation_gap" not in table:
+    accuracies = [name for name in ("train_accuracy", "test_accuracy") if name in table]
+    known = len(accuracies) == 2 and all(kind_of(table[name]) == "numeric" for name in accuracies)
+    if known and "generalisation_gap" not in table:
         table["generalisation_gap"] = table["train_accuracy"] - table["test_accuracy"]
     _check_unique(table)
     groups = table[group_column(table)].astype(str)
