@@ -23,11 +23,12 @@ from pages.components.inspection import (
     read,
     spectral,
     take,
+    universal_view,
 )
 from pages.components.labels import in_plot, short_label
 from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import KINDS, curve_pair, feature_pickers, layer_table
-from pages.components.library import sane_layers
+from pages.components.library import sane_layers, training_of
 from pages.components.navigation import page
 from pages.components.networks import Networks
 from pages.components.palette import palette
@@ -39,6 +40,7 @@ from pages.components.working import working
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
 from sane_engine.projection import Placement
+from sane_engine.sane.encoder_file import UNIVERSAL
 
 
 def _intake(now: Current | None) -> list[Inspected]:
@@ -144,6 +146,7 @@ def _curves(
 
             report(0, 1, "WeightWatcher")
             tables[model.name] |= _views(model, now if known is not None else None, report)
+        universal = _universal(models, tables, known, progress)
     for model in models:
         for refusal in problems(model):
             show_refusal(refusal, model.name)
@@ -153,7 +156,7 @@ def _curves(
     if now is not None and known is not None:
         axes = {tuple(view["name"]) for views in tables.values() for view in views.values()}
         zoo_axis = known.embeddings.names_of(0)
-        if axes == {zoo_axis}:
+        if axes == {zoo_axis} and not universal:
             last = now.zoo.table.index[now.zoo.table["epoch"] == now.zoo.table["epoch"].max()]
             known_tables = (known.weightwatcher, sane_layers(known))
             for kind, whole, item in zip(KINDS, known_tables, features, strict=True):
@@ -161,9 +164,38 @@ def _curves(
             caption += f" · band: last epoch of {now.name}, all splits"
         else:
             caption += f" · no band: other layers than {now.name}"
+    if universal:
+        caption += f" · encoder {UNIVERSAL}, for any architecture, trained on {training_of(UNIVERSAL)}"
+    elif now is not None and known is not None:
         caption += f" · encoder {now.encoder}"
     curve_pair(curves, features, band, name="inspect", caption=caption)
     return tables
+
+
+def _universal(
+    models: list[Inspected],
+    tables: dict[str, dict[str, pd.DataFrame]],
+    known: Precomputed | None,
+    progress: Progress,
+) -> bool:
+    """Where an encoder does not know one of the networks, SANE's tables of all by the universal one; whether so.
+
+    Curves of two encoders in one plot could not be compared.
+    """
+    digest = "" if known is None else str(known.record["encoder_digest"])
+    if all(not model.foreign.get(digest, True) for model in models):
+        return False
+    found = {}
+    for i, model in enumerate(models):
+
+        def report(done: int, total: int, message: str, /, i: int = i, name: str = model.name) -> None:
+            progress(int(1000 * (i + done / max(total, 1))), 1000 * len(models), f"{name}: {message}")
+
+        found[model.name] = universal_view(model, report)
+    views = {name: view for name, view in found.items() if view is not None}
+    for name, view in views.items():
+        tables[name]["sane"] = view
+    return bool(views)
 
 
 def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[str, pd.DataFrame]:

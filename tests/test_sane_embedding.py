@@ -27,7 +27,7 @@ from sane_engine.sane import (
     pretrain,
     reconstruction,
 )
-from sane_engine.sane.embedding import rescaled_positions
+from sane_engine.sane.positions import rescaled_positions
 from sane_engine.sane.scorecard import scorecard
 from sane_engine.zoo import Zoo
 

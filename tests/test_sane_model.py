@@ -215,7 +215,14 @@ def test_own_statistics_are_each_models_own() -> None:
 def view(b: int = 4, n: int = 20, d: int = 6) -> View:
     tokens = torch.randn(b, n, d)
     positions = torch.arange(n)[:, None].expand(b, n, 3).float()
-    return View(tokens, tokens, torch.ones(b, n, d, dtype=torch.bool), torch.ones(b, n, d), positions)
+    return View(
+        tokens,
+        tokens,
+        torch.ones(b, n, d, dtype=torch.bool),
+        torch.ones(b, n, d),
+        positions,
+        positions[..., 1].long(),
+    )
 
 
 def test_noise_and_erasing_leave_the_target_clean() -> None:

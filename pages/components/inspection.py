@@ -11,14 +11,17 @@ import pandas as pd
 import streamlit as st
 
 from pages.components.current import Current
-from pages.components.library import get_encoder, kept
+from pages.components.library import encoder_choices, encoder_digest, get_encoder, kept
 from pages.components.uploads import Incoming, receive
 from sane_engine.checkpoint import Checkpoint, Refusal
 from sane_engine.progress import Progress
 from sane_engine.projection import Placement, place
+from sane_engine.sane.encoder_file import UNIVERSAL
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sane_engine.zoo.signature import Signature
 
 _FILES = "files"
 # Memory of one session: the oldest files go first.
@@ -40,6 +43,7 @@ class Inspected:
         layer_vectors: Layer vectors [L, f] by the encoder's digest, if it was trained on this architecture.
         zoo_row: Row in the zoo's table, for a model of the zoo.
         notes: Sentences about the embedding, by the encoder's digest.
+        foreign: Whether the encoder was trained on another architecture, by its digest.
         problems: Refusals by what was tried.
         source: The file that ``tensors`` are read from, where they are not in memory.
     """
@@ -53,6 +57,7 @@ class Inspected:
     layer_vectors: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     zoo_row: int | None = None
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    foreign: dict[str, bool] = field(default_factory=dict)
     problems: dict[str, Refusal] = field(default_factory=dict)
     source: Incoming | None = None
 
@@ -126,8 +131,8 @@ def embed_model(model: Inspected, now: Current, progress: Progress) -> pd.DataFr
 
     if now.encoder is None or (known := kept(now.key, now.encoder)) is None:
         return None
-    encoder_digest = str(known.record["encoder_digest"])
-    key = f"sane-{encoder_digest}-{known.record['zoo_digest']}"
+    digest = str(known.record["encoder_digest"])
+    key = f"sane-{digest}-{known.record['zoo_digest']}"
     if key in model.layers:
         return model.layers[key]
     if key in model.problems:
@@ -138,20 +143,54 @@ def embed_model(model: Inspected, now: Current, progress: Progress) -> pd.DataFr
     except Refusal as refusal:
         model.problems[key] = refusal
         return None
-    model.vectors[encoder_digest] = embeddings.models[0]
-    if not embeddings.foreign[0]:
-        model.layer_vectors[encoder_digest] = embeddings.layers[0]
-    model.notes[encoder_digest] = embeddings.notes
+    model.vectors[digest] = embeddings.models[0]
+    model.foreign[digest] = bool(embeddings.foreign[0])
+    if not embeddings.foreign[0] and like_zoo(model.tensors, now):
+        model.layer_vectors[digest] = embeddings.layers[0]
+    model.notes[digest] = embeddings.notes
     model.layers[key] = embedding_features(embeddings, known.reference).drop(columns="row")
     return model.layers[key]
 
 
 def in_zoo_order(tensors: Mapping[str, Tensor], now: Current) -> Mapping[str, Tensor]:
     """A network of the zoo's names and shapes in the zoo's order; safetensors files come sorted by name."""
-    parameters = now.zoo.signature(0) if len(now.zoo.table) else ()
-    if {p.name: tuple(p.shape) for p in parameters} != {name: tuple(t.shape) for name, t in tensors.items()}:
-        return tensors
-    return {p.name: tensors[p.name] for p in parameters}
+    parameters = _layout_in_zoo(tensors, now)
+    return tensors if parameters is None else {p.name: tensors[p.name] for p in parameters}
+
+
+def like_zoo(tensors: Mapping[str, Tensor], now: Current) -> bool:
+    """Whether the zoo has networks of these names and shapes."""
+    return _layout_in_zoo(tensors, now) is not None
+
+
+def _layout_in_zoo(tensors: Mapping[str, Tensor], now: Current) -> Signature | None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for members in now.zoo.layout_groups():
+        parameters = now.zoo.signature(int(members[0]))
+        if {p.name: tuple(p.shape) for p in parameters} == shapes:
+            return parameters
+    return None
+
+
+def universal_view(model: Inspected, progress: Progress) -> pd.DataFrame | None:
+    """SANE's layer table by the universal encoder, whatever the architecture; None where it cannot be embedded."""
+    from sane_engine.baselines.sane_layers import embedding_features, reference_of
+    from sane_engine.sane import embed
+
+    if UNIVERSAL not in encoder_choices():
+        return None
+    encoder = get_encoder(UNIVERSAL)
+    key = f"sane-{UNIVERSAL}-{encoder_digest(UNIVERSAL)}"
+    if any(tried.startswith("sane-") for tried in model.problems):
+        return None  # said already
+    if key not in model.layers:
+        try:
+            embeddings = embed(encoder, [model.tensors], keep_tokens=False, progress=progress)
+        except Refusal as refusal:
+            model.problems[key] = refusal
+            return None
+        model.layers[key] = embedding_features(embeddings, reference_of(encoder)).drop(columns="row")
+    return model.layers[key]
 
 
 def problems(model: Inspected) -> list[Refusal]:

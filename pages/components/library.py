@@ -25,6 +25,7 @@ from sane_engine.inventory import mark_used
 from sane_engine.progress import Progress, no_progress
 from sane_engine.projection import Projection
 from sane_engine.sane import SaneConfig, encoder_folders, encoder_record
+from sane_engine.sane.encoder_file import UNIVERSAL
 from sane_engine.zoo import Zoo, embedded_zoos, load_zoo, zoo_folders
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def encoder_choices() -> list[str]:
 
 
 def default_encoder(zoo_key: str | None) -> str | None:
-    """The encoder named after the zoo, else the one of the first embedded zoo, else any."""
+    """The encoder named after the zoo, else the universal one, else the one of the first embedded zoo, else any."""
     names = encoder_choices()
-    wanted = (f"{zoo_key}-sane", *(f"{name}-sane" for name in embedded_zoos()), *names)
+    wanted = (f"{zoo_key}-sane", UNIVERSAL, *(f"{name}-sane" for name in embedded_zoos()), *names)
     return next((name for name in wanted if name in names), None)
 
 
@@ -96,6 +97,15 @@ def encoder_provenance(name: str) -> dict[str, Any]:
     """What an encoder was trained on and how well it does, without loading it."""
     found = encoder_record(encoder_folders()[name]).get("provenance")
     return dict(found) if isinstance(found, dict) else {}
+
+
+def training_of(name: str) -> str:
+    """What an encoder of several zoos was trained on, for captions: ``900 checkpoints of 3 zoos: a, b, c``."""
+    zoos = encoder_provenance(name).get("zoos")
+    if not isinstance(zoos, list):
+        return ""
+    count = sum(int(zoo["checkpoints"]) for zoo in zoos)
+    return f"{count:,} checkpoints of {len(zoos)} zoos: {', '.join(str(zoo['zoo']) for zoo in zoos)}"
 
 
 def encoder_config(name: str) -> SaneConfig:

@@ -9,12 +9,13 @@ import streamlit as st
 from pages.components import state
 from pages.components.errors import show_failure, show_refusal
 from pages.components.job_views import sidebar_status
-from pages.components.library import default_encoder, encoder_choices, get_zoo, zoo_choices
+from pages.components.library import default_encoder, encoder_choices, get_zoo, training_of, zoo_choices
 from pages.components.opening import follow, forget, keep, open_path, open_upload, opened_zoos
 from pages.components.show import inert, one_line
 from pages.components.uploads import release
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
+from sane_engine.sane.encoder_file import UNIVERSAL
 
 UPLOAD_LIMIT_MB = 500
 
@@ -100,6 +101,9 @@ def _encoder_picker() -> None:
         on_change=state.redraw_map,
         help="The SANE autoencoder whose latents are shown.",
     )
+    name = st.session_state[state.ENCODER]
+    if name == UNIVERSAL and (said := training_of(name)):
+        st.caption(inert(f"For networks of any architecture. Trained on {said}."))
 
 
 def _open_zoo() -> None:

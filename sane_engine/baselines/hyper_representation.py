@@ -27,7 +27,7 @@ from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.loss import entry_weights, masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Block
 from sane_engine.sane.pretraining import learning_rate
-from sane_engine.sane.training_set import TrainingSet, step_seed, token_batch
+from sane_engine.sane.training_set import TrainingSet, standardise, step_seed, token_batch
 
 if TYPE_CHECKING:
     from sane_engine.sane.augmentation import View
@@ -245,7 +245,7 @@ class HyperRepresentation:
                 raise Refusal(
                     "foreign-layout", "This network has another architecture.", "A hyper-representation takes one."
                 )
-            parts.append(self.model.encode(group.statistics.apply(batch.tokens, batch.layout)).numpy())
+            parts.append(self.model.encode(standardise(batch, group.statistics)).numpy())
             progress(int(rows[-1]) + 1, len(zoo), "hyper-representation")
         return np.concatenate(parts)
 
@@ -256,6 +256,6 @@ class HyperRepresentation:
             raise RuntimeError("fit first")
         group = self._training.groups[0]
         batch = token_batch(zoo, np.arange(len(zoo), dtype=np.int64), self._shape.token_size)
-        tokens = group.statistics.apply(batch.tokens, batch.layout)
+        tokens = standardise(batch, group.statistics)
         error = (self.model.decode(self.model.encode(tokens)) - tokens).square() * batch.layout.mask()
         return 1.0 - float(error.sum()) / float((tokens.square() * batch.layout.mask()).sum())

@@ -157,6 +157,26 @@ def fit_reference(embeddings: Embeddings) -> SaneReference:
     )
 
 
+def reference_of(encoder: Sane) -> SaneReference | None:
+    """What a universal encoder compares networks with: the layers of those it was trained on; else ``None``."""
+    if encoder.cloud is None:
+        return None
+    import numpy as np
+
+    cloud = encoder.cloud
+    width = 2 * encoder.config.latent
+    return SaneReference(
+        layer_names=(),
+        layer_mean=np.zeros((0, width), dtype=np.float32),
+        layer_rms=np.zeros(0, dtype=np.float32),
+        cloud_mean=cloud.mean.numpy(),
+        cloud_rms=float(cloud.rms),
+        components=cloud.components.numpy(),
+        explained=tuple(cloud.explained.tolist()),
+        encoder_digest=encoder.digest,
+    )
+
+
 def layer_scalars(
     layers: NDArray[np.float32], names: Sequence[str], reference: SaneReference | None
 ) -> NDArray[np.float64]:
@@ -233,6 +253,8 @@ def sane_features(
         # The encoder sees the network as one sequence: one bad tensor spoils every layer.
         empty = np.full((1, len(axis), len(_COLUMNS)), np.nan)
         return _table(empty, [0], axis, [str(refusal)] * len(axis)).drop(columns="row")
+    if reference is None:
+        reference = reference_of(encoder)
     return embedding_features(embeddings, reference, fit=False).drop(columns="row")
 
 

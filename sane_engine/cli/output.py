@@ -41,12 +41,19 @@ def command_line(arguments: argparse.Namespace) -> str:
     for name, value in vars(arguments).items():
         if name in {"command", "run", "json", "quiet", "progress", "folder"} or value is None or value is False:
             continue
+        if isinstance(value, list) and name in positional:
+            words += [_without_machine(one) for one in value]
+            continue
         if isinstance(value, list):
             words += [word for one in value for word in (f"--{name.replace('_', '-')}", str(one))]
             continue
         if isinstance(value, Path) or name in _PATHS:
-            path = Path(value)
-            value = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+            value = _without_machine(value)
         flag = [] if name in positional else [f"--{name.replace('_', '-')}"]
         words += flag if value is True else [*flag, str(value)]
     return shlex.join(words)
+
+
+def _without_machine(value: str | Path) -> str:
+    path = Path(value)
+    return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()

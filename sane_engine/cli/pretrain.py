@@ -18,10 +18,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
     parser = commands.add_parser(
         "pretrain",
         help="train a SANE autoencoder on a zoo",
-        description="Train a SANE autoencoder on the training split of a zoo and save it as a folder.",
+        description="Train a SANE autoencoder on the training split of a zoo, or of several together, and save it "
+        "as a folder.",
     )
+    parser.add_argument("zoo", nargs="*", metavar="ZOO", help=f"paths or embedded names (default: {DEFAULT_ZOO})")
     parser.add_argument(
-        "zoo", nargs="?", default=DEFAULT_ZOO, metavar="ZOO", help="path or embedded name (default: %(default)s)"
+        "--checkpoints", type=int, metavar="N", help="of each zoo, take at most this many, drawn by the seed"
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON with fields of SaneConfig; others keep defaults"
@@ -47,16 +49,22 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Train, save, and say what came out."""
     from sane_engine.sane import SaneConfig, pretrain
     from sane_engine.sane.scorecard import scorecard
-    from sane_engine.zoo import load_zoo
+    from sane_engine.zoo import combine_zoos, load_zoo
 
     if arguments.out is not None:
         replaceable(arguments.out, "encoder.json")
     config = SaneConfig() if arguments.config is None else SaneConfig.from_file(arguments.config)
     if arguments.seed is not None:
         config = dataclasses.replace(config, seed=arguments.seed)
-    zoo = load_zoo(arguments.zoo, progress=console.progress, cancelled=console.cancelled)
+    if arguments.checkpoints is not None and arguments.checkpoints < 1:
+        raise ValueError(f"--checkpoints is {arguments.checkpoints}; take at least 1")
+    zoos = [
+        load_zoo(name, progress=console.progress, cancelled=console.cancelled)
+        for name in arguments.zoo or [DEFAULT_ZOO]
+    ]
+    zoo = combine_zoos(zoos, most=arguments.checkpoints, seed=config.seed)
     # What a zoo is called is up to whoever made it; it must not say where things are written.
-    name = f"{plain_name(zoo.name, 'zoo')}-sane"
+    name = f"{plain_name(zoo.name, 'zoo') if len(zoos) == 1 else 'combined'}-sane"
     out = arguments.out or replaceable(workspace_root() / "encoders" / name, "encoder.json")
     encoder = pretrain(
         zoo,
@@ -68,6 +76,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     )
     metrics = scorecard(encoder, zoo, progress=console.progress, cancelled=console.cancelled)
     encoder.provenance.update(command=command_line(arguments), commit=commit(), metrics=metrics)
+    if len(zoos) > 1:
+        encoder.provenance.update(zoos=zoo.provenance["combined"])
     encoder.save(out)
     console.emit(
         {

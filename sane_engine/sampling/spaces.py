@@ -16,7 +16,8 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sampling.frame import Frame, training_rows
-from sane_engine.sane.embedding import encode_tokens, positions_for
+from sane_engine.sane.embedding import encode_tokens
+from sane_engine.sane.positions import positions_for
 from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.tokens import tokenize_batch
 

@@ -29,6 +29,7 @@ class View:
         mask: True entries: ``[b, n, d]``.
         weight: How much each entry counts in the reconstruction loss: ``[b, n, d]``, 0 at padding.
         positions: ``[b, n, 3]``.
+        layer: The layer of each token, int64 ``[b, n]``; positions may be rescaled.
         permutations: Those that are known to keep what these networks compute; of the whole sequence.
         group: Which of the training set's layouts these models have.
         summaries: Of each layer of the models as they were, standardised: ``[b, L, s]``.
@@ -40,6 +41,7 @@ class View:
     mask: Tensor
     weight: Tensor
     positions: Tensor
+    layer: Tensor
     permutations: TokenPermutations | None = None
     group: int = 0
     summaries: Tensor | None = None
@@ -82,6 +84,7 @@ class RandomWindow:
             mask=cut(view.mask),
             weight=cut(view.weight),
             positions=cut(view.positions),
+            layer=cut(view.layer[..., None])[..., 0],
             # What a window leaves of a network cannot be permuted.
             permutations=None,
         )

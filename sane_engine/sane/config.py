@@ -42,6 +42,9 @@ class SaneConfig:
         noise_behaviour: Let summaries, where the architecture is known, also say what the network does with noise.
         readout: Random features of the embedding that a linear probe is given, so that it can follow what is not
             linear (see ``readout.py``). 0 is none.
+        universal: Standardise every network by its own means and standard deviations, tensor by tensor, and rescale
+            its positions, in training as in use: one encoder for networks of any architecture. How large the
+            weights are is then told by the summaries alone, which are those of single layers.
         loss_normalisation: What counts the same in the reconstruction loss: every weight (``"entry"``), every
             token (``"token"``), or every layer (``"layer"``).
         noise: Standard deviation of the multiplicative noise of a view; 0 is none.
@@ -83,6 +86,7 @@ class SaneConfig:
     auxiliary_weight: float = 0.0
     noise_behaviour: bool = False
     readout: int = 0
+    universal: bool = False
     gamma: float = 0.05
     temperature: float = 0.1
     loss_normalisation: LossNormalisation = "token"
@@ -132,12 +136,14 @@ class SaneConfig:
         for name in ("noise", "jitter", "weight_decay", "summary_weight", "auxiliary_weight"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
-        for name in ("align", "scale_features", "noise_behaviour"):
+        for name in ("align", "scale_features", "noise_behaviour", "universal"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         for name, options in (("loss_normalisation", LossNormalisation), ("permuted_views", PermutedViews)):
             if (value := getattr(self, name)) not in get_args(options):
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(options))}")
+        if self.universal and (self.align or self.noise_behaviour or self.readout):
+            raise ValueError("universal needs align and noise_behaviour false and readout 0: these know one layout")
         if self.gamma > 0.0 and self.batch_size < 2:
             raise ValueError("batch_size is 1; the contrastive loss needs at least 2, or gamma 0")
 

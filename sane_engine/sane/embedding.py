@@ -15,6 +15,7 @@ from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sane.embeddings import Embeddings
 from sane_engine.sane.model import Sane
 from sane_engine.sane.pooling import Pooled, Selection, pool, select_tokens
+from sane_engine.sane.positions import positions_for
 from sane_engine.sane.summary_tokens import encode_windows, layer_places
 from sane_engine.sane.training_set import Rows
 from sane_engine.sane.windows import map_windows, plan_windows
@@ -54,7 +55,8 @@ def embed(
     the order of their hidden units are embedded alike.
     Sequences longer than a window go through several, each with a halo of context (see ``windows.py``).
     Of a layout the encoder was not trained on, tensors are standardised by their own mean and standard deviation,
-    and positions are rescaled (:func:`rescaled_positions`); ``notes`` says for how many models that was so.
+    and positions are rescaled (``positions.py``); ``notes`` says for how many models that was so. A universal
+    encoder was trained like that, and knows every layout.
 
     Args:
         encoder: What :func:`pretrain` or :func:`load_encoder` gave.
@@ -111,45 +113,6 @@ def embed(
     if keep_tokens is None and (len(kept) < len(pooled) or len(set(layouts.values())) > 1):
         kept = {}
     return _collect(encoder, zoo_digest, pooled, layouts, kept, summaries, notes)
-
-
-def rescaled_positions(positions: Tensor, position_range: tuple[float, float, float]) -> Tensor:
-    """Positions of a foreign network, in the range that an encoder was trained on.
-
-    The place in the sequence and the layer become relative depths: first stays first, last becomes the last trained
-    on, linear between. The place within a layer is compressed, likewise linearly, only in layers that are larger
-    than the largest trained on: channel 3 of a small layer stays channel 3.
-
-    Args:
-        positions: Integers ``[n, 3]``: in the sequence, layer, within the layer.
-        position_range: The largest of each in training.
-
-    Returns:
-        Fractions ``[n, 3]``, float32.
-    """
-    found = positions.double()
-    token, layer, place = found.unbind(dim=1)
-    last = torch.zeros(int(layer.max()) + 1, dtype=torch.float64)
-    last.scatter_reduce_(0, positions[:, 1], place, "amax")
-    scale = position_range[2] / last.clamp(min=max(position_range[2], 1.0))
-    return torch.stack(
-        (
-            token * (position_range[0] / token.max().clamp(min=1)),
-            layer * (position_range[1] / layer.max().clamp(min=1)),
-            place * scale[positions[:, 1]],
-        ),
-        dim=1,
-    ).float()
-
-
-def positions_for(encoder: Sane, layout: Layout) -> Tensor:
-    """The positions ``[n, 3]`` to give an encoder: a trained layout's own, any other's rescaled."""
-    positions = layout.positions()
-    return (
-        positions.float()
-        if encoder.normalizer.knows(layout)
-        else rescaled_positions(positions, encoder.position_range)
-    )
 
 
 @torch.no_grad()
@@ -268,7 +231,7 @@ def _refuse_non_finite(rows: Rows, batch: TokenBatch) -> None:
 
 def _take_note(notes: dict[str, int], encoder: Sane, layout: Layout, selection: Selection, count: int) -> None:
     """Count the models that each remark applies to."""
-    if not encoder.normalizer.knows(layout):
+    if not encoder.knows(layout):
         remark = (
             "another layout than the encoder was trained on, so tensors are standardised by their own mean and "
             "standard deviation, and positions rescaled to the trained depth"
@@ -306,7 +269,7 @@ def _collect(
         layers=layers,
         layer_count=counts,
         layer_names=names[:1] if len(set(names)) == 1 else names,
-        foreign=np.array([not encoder.normalizer.knows(layouts[i]) for i in range(m)]),
+        foreign=np.array([not encoder.knows(layouts[i]) for i in range(m)]),
         summaries=summary,
         tokens=torch.stack([kept[i] for i in range(m)]).numpy() if kept else None,
         encoder_digest=encoder.digest,

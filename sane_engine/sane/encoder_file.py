@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 ENCODER_JSON = "encoder.json"
 ENCODER_WEIGHTS = "encoder.safetensors"
 FORMAT = "sane-explorer/encoder/1"
+UNIVERSAL = "universal"
+"""Name of the embedded encoder that takes networks of any architecture."""
 
 
 def save_encoder(encoder: Sane, folder: str | Path) -> None:
@@ -68,6 +70,7 @@ def load_encoder(path_or_name: str | Path) -> Sane:
 
     from sane_engine.sane.alignment import Aligner
     from sane_engine.sane.config import SaneConfig
+    from sane_engine.sane.layer_cloud import LayerCloud
     from sane_engine.sane.model import Sane
     from sane_engine.sane.normalisation import Normalizer
     from sane_engine.sane.readout import Readout
@@ -78,17 +81,19 @@ def load_encoder(path_or_name: str | Path) -> Sane:
     try:
         tensors = load_file(folder / ENCODER_WEIGHTS)
         first, second, third = (float(limit) for limit in record["position_range"])
+        # Encoders of earlier versions do not say, and were not aligned.
+        config = SaneConfig.from_json({"align": False, **record["config"]})
         encoder = Sane(
-            # Encoders of earlier versions do not say, and were not aligned.
-            SaneConfig.from_json({"align": False, **record["config"]}),
+            config,
             normalizer=Normalizer.from_state(tensors),
-            summariser=Summariser.from_state(tensors, record.get("architectures")),
+            summariser=Summariser.from_state(tensors, record.get("architectures"), universal=config.universal),
             readout=Readout.from_state(tensors),
+            cloud=LayerCloud.from_state(tensors),
             aligner=Aligner.from_state(tensors, record.get("symmetries", {})),
             position_range=(first, second, third),
             provenance=record["provenance"],
         )
-        beside = ("normalizer.", "reference.", "summary.", "readout.")
+        beside = ("normalizer.", "reference.", "summary.", "readout.", "cloud.")
         encoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(beside)})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
-from sane_engine.sane.embedding import encode_tokens, positions_for
+from sane_engine.sane.embedding import encode_tokens
 from sane_engine.sane.model import Sane
+from sane_engine.sane.positions import positions_for
 from sane_engine.sane.training_set import Rows, chunk_length, rows_of_split, token_batch
 from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.tokens import Layout, TokenBatch, detokenize_batch
@@ -113,7 +114,7 @@ def reconstruction(
         if not len(wanted):
             continue
         layout = token_batch(zoo, wanted[:1], encoder.config.token_size).layout
-        if not encoder.normalizer.knows(layout):
+        if not encoder.knows(layout):
             done += len(wanted)
             continue
         fit = np.array([row for row in members if int(row) in train], dtype=np.int64)

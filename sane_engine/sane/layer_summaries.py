@@ -39,8 +39,12 @@ def summarise(batch: TokenBatch) -> Tensor:
     Frobenius norm, log stable rank; quantiles of the log norms of rows and of columns. Of its companions (bias,
     norm): mean, standard deviation, log root mean square, log maximum. Then what :func:`path_summaries` tells.
     """
-    alone = torch.stack([_layer(batch.tokens, batch.layout, layer) for layer in batch.layout.layers], dim=1)
-    return torch.cat((alone, path_summaries(batch)), dim=2).float()
+    return torch.cat((layer_statistics(batch), path_summaries(batch)), dim=2).float()
+
+
+def layer_statistics(batch: TokenBatch) -> Tensor:
+    """What :func:`summarise` says of each layer for itself: ``[m, L, STATISTICS]``."""
+    return torch.stack([_layer(batch.tokens, batch.layout, layer) for layer in batch.layout.layers], dim=1)
 
 
 def _layer(tokens: Tensor, layout: Layout, layer: LayerSlot) -> Tensor:

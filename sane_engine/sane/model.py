@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,14 @@ from torch.nn import functional as F
 
 from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.config import SaneConfig
+from sane_engine.sane.layer_cloud import LayerCloud
 from sane_engine.sane.normalisation import Normalizer
 from sane_engine.sane.readout import Readout
 from sane_engine.sane.scale_features import SCALE_FEATURES, scale_features
-from sane_engine.sane.summariser import SUMMARY, Summariser
+from sane_engine.sane.summariser import Summariser, summary_width
+
+if TYPE_CHECKING:
+    from sane_engine.tokens import Layout
 
 COMPUTED_FROM = (
     "token_size", "latent", "d_model", "layers", "heads", "feedforward", "window", "halo", "position_features",
@@ -90,7 +94,8 @@ class Stack(nn.Module):
         super().__init__()
         self.enter = nn.Linear(inputs, config.d_model)
         self.enter_scale = nn.Linear(SCALE_FEATURES, config.d_model) if scale else None
-        self.enter_summary = nn.Linear(SUMMARY, config.d_model) if summaries else None
+        width = summary_width(universal=config.universal)
+        self.enter_summary = nn.Linear(width, config.d_model) if summaries else None
         self.positions = PositionEncoding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.leave = nn.Linear(config.d_model, outputs)
@@ -127,6 +132,7 @@ class Sane(nn.Module):
         position_range: Largest (token, layer, place in the layer) in training; other networks are rescaled to it.
         summariser: Makes the layers' summaries, where it has summary tokens.
         readout: Makes the vector to predict from, where the config asks for one.
+        cloud: What layers look like to it, where it is universal; see ``layer_cloud.py``.
         provenance: Zoo, history and versions of its training; plain JSON values.
     """
 
@@ -139,6 +145,7 @@ class Sane(nn.Module):
         position_range: tuple[float, float, float] = (0.0, 0.0, 0.0),
         summariser: Summariser | None = None,
         readout: Readout | None = None,
+        cloud: LayerCloud | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -146,8 +153,9 @@ class Sane(nn.Module):
         self.normalizer = normalizer if normalizer is not None else Normalizer({})
         self.aligner = aligner if aligner is not None else Aligner()
         self.position_range = position_range
-        self.summariser = summariser if summariser is not None else Summariser()
+        self.summariser = summariser if summariser is not None else Summariser(universal=config.universal)
         self.readout = readout
+        self.cloud = cloud
         self.provenance: dict[str, Any] = dict(provenance or {})
         # Built without storage and filled from a generator of its own: the global random state is not touched.
         with torch.device("meta"):
@@ -162,7 +170,7 @@ class Sane(nn.Module):
             self.projection_hidden = nn.Linear(config.latent, config.d_model)
             self.projection_out = nn.Linear(config.d_model, config.projection)
             if config.summary_weight > 0:
-                self.summary_out = nn.Linear(config.latent, SUMMARY)
+                self.summary_out = nn.Linear(config.latent, summary_width(universal=config.universal))
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(config.seed))
 
@@ -262,6 +270,10 @@ class Sane(nn.Module):
         if tuple(positions.shape) not in {(x.shape[1], 3), (x.shape[0], x.shape[1], 3)}:
             raise ValueError(f"positions have the shape {list(positions.shape)}; {what} have {list(x.shape)}")
 
+    def knows(self, layout: Layout) -> bool:
+        """Whether it was trained on this layout, or to take any."""
+        return self.config.universal or self.normalizer.knows(layout)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -289,7 +301,8 @@ class Sane(nn.Module):
     def fitted_state(self) -> dict[str, Tensor]:
         """What was fitted on the training models and not trained, as named tensors."""
         readout = {} if self.readout is None else self.readout.state()
-        return {**self.normalizer.state(), **self.aligner.state(), **self.summariser.state(), **readout}
+        cloud = {} if self.cloud is None else self.cloud.state()
+        return {**self.normalizer.state(), **self.aligner.state(), **self.summariser.state(), **readout, **cloud}
 
     def save(self, folder: str | Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` into a folder, replacing it whole or not at all."""

@@ -24,6 +24,7 @@ from sane_engine.sane.auxiliary import AuxiliaryHead
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.embedding import embed
 from sane_engine.sane.encoder_file import ENCODER_JSON, load_encoder
+from sane_engine.sane.layer_cloud import fit_cloud
 from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
@@ -111,6 +112,9 @@ def pretrain(
     if config.readout > 0:
         found = embed(model, zoo.select(rows), keep_tokens=False, cancelled=cancelled)
         model.readout = fit_readout(found, config.readout, step_seed(config.seed, 7))
+    if config.universal:
+        # Networks of any architecture have no zoo to be compared with: the encoder carries its own.
+        model.cloud = fit_cloud(embed(model, zoo.select(rows), keep_tokens=False, cancelled=cancelled))
     model.provenance.update(
         zoo=zoo.name,
         zoo_digest=zoo.digest,
@@ -155,7 +159,7 @@ class _Run:
         self._parts = nn.ModuleDict(
             {"model": model} if self._head is None else {"model": model, "head": self._head}
         )
-        self._places = [layer_places(group.layout).to(self.device) for group in training.groups]
+        self._places = [layer_places(group.layout, group.positions).to(self.device) for group in training.groups]
         self._training, self._validation = training, validation
         matrices = [p for p in self._parts.parameters() if p.ndim > 1]
         others = [p for p in self._parts.parameters() if p.ndim <= 1]
@@ -215,7 +219,7 @@ class _Run:
                 missed = (found - view.summaries.to(self.device)).square().mean()
                 beside = beside + self.config.summary_weight * missed / len(views)
             if self._head is not None and view.targets is not None:
-                layer, wanted = positions[..., 1].long(), view.targets.to(self.device)
+                layer, wanted = view.layer.to(self.device), view.targets.to(self.device)
                 missed = self._head.loss(view.group, latents, layer, summary_latents, wanted)
                 beside = beside + self.config.auxiliary_weight * missed / len(views)
         if len(views) < 2:
@@ -332,8 +336,9 @@ def _validation_views(
         return []
     rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)]
     held_out = TrainingSet(
-        zoo, rows, config, normalizer=training.normalizer, aligner=aligner, summariser=training.summariser
-    )
+        zoo, rows, config, normalizer=training.normalizer, aligner=aligner, summariser=training.summariser,
+        position_range=training.position_range,
+    )  # fmt: skip
     window, generator = RandomWindow(config.window), torch.Generator().manual_seed(step_seed(config.seed, 4))
     views = []
     for number, group in enumerate(held_out.groups):

@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sane_engine.sane.layer_summaries import OF_WEIGHTS, summarise
+from sane_engine.sane.layer_summaries import OF_WEIGHTS, STATISTICS, layer_statistics, summarise
 from sane_engine.sane.noise_behaviour import BEHAVIOUR, noise_behaviour
 from sane_engine.sane.normalisation import structure
 from sane_engine.tokens import Layout, TokenBatch, detokenize_batch
 
 SUMMARY = OF_WEIGHTS + BEHAVIOUR
 """Numbers a layer."""
+
+
+def summary_width(*, universal: bool) -> int:
+    """Numbers a layer that an encoder's summary tokens hold."""
+    return STATISTICS if universal else SUMMARY
+
 
 _CLIP = 5.0
 
@@ -49,18 +55,25 @@ class Summariser:
     Attributes:
         scales: By structure of the layout: ``[L, SUMMARY]``; under ``"any"``: ``[SUMMARY]``.
         architectures: By structure, how to run the networks of a layout; of others, behaviour is unknown.
+        universal: Only what a layer says for itself, ``STATISTICS`` numbers instead of ``SUMMARY``, and no layout
+            has a scale of its own.
     """
 
     def __init__(
         self,
         scales: Mapping[str, Scale] | None = None,
         architectures: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        universal: bool = False,
     ) -> None:
+        self.universal = universal
         self.scales = dict(scales or {})
         self.architectures = dict(architectures or {})
 
     def raw(self, batch: TokenBatch) -> Tensor:
         """Summaries ``[m, L, SUMMARY]`` as they are; NaN where unknown."""
+        if self.universal:
+            return layer_statistics(batch).float()
         weights = summarise(batch)
         architecture = self.architectures.get(structure(batch.layout))
         if architecture is None:
@@ -86,16 +99,23 @@ class Summariser:
 
     @classmethod
     def from_state(
-        cls, tensors: Mapping[str, Tensor], architectures: Mapping[str, Mapping[str, Any]] | None = None
+        cls,
+        tensors: Mapping[str, Tensor],
+        architectures: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        universal: bool = False,
     ) -> Summariser:
         """The inverse of :meth:`state`; other tensors are ignored."""
         keys = [name.split(".")[1] for name in tensors if name.startswith("summary.") and name.endswith(".mean")]
         scales = {key: Scale(tensors[f"summary.{key}.mean"], tensors[f"summary.{key}.std"]) for key in keys}
-        return cls(scales, architectures)
+        return cls(scales, architectures, universal=universal)
 
 
 def fit_summariser(
-    raw: Iterable[tuple[str, Tensor]], architectures: Mapping[str, Mapping[str, Any]] | None = None
+    raw: Iterable[tuple[str, Tensor]],
+    architectures: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    universal: bool = False,
 ) -> Summariser:
     """Of the raw summaries ``[m, L, SUMMARY]`` of each layout, given with its structure."""
     scales: dict[str, Scale] = {}
@@ -103,4 +123,5 @@ def fit_summariser(
     for key, values in raw:
         scales.setdefault(key, fit_scale(values))
         every.append(values.flatten(0, 1))
-    return Summariser({**scales, "any": fit_scale(torch.cat(every))}, architectures)
+    scales["any"] = fit_scale(torch.cat(every))
+    return Summariser({"any": scales["any"]} if universal else scales, architectures, universal=universal)

@@ -18,7 +18,8 @@ from sane_engine.sane.augmentation import View
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.loss import entry_weights
 from sane_engine.sane.noise_behaviour import runnable
-from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, structure
+from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, own_statistics, structure
+from sane_engine.sane.positions import rescaled_positions
 from sane_engine.sane.summariser import Summariser, fit_summariser
 from sane_engine.sane.token_permutations import TokenPermutations, draw_permutations
 from sane_engine.tokens import Layout, TokenBatch, tokenize_batch
@@ -75,12 +76,19 @@ class Group:
 
     rows: Rows
     layout: Layout
-    statistics: Statistics
+    positions: Tensor
+    statistics: Statistics | None
     weight: Tensor
     tokens: Tensor | None
     permutations: TokenPermutations | None
     summaries: Tensor | None
     targets: Tensor | None
+
+
+def standardise(batch: TokenBatch, statistics: Statistics | None) -> Tensor:
+    """By what was fitted, or every model by its own."""
+    found = statistics or own_statistics(batch.tokens, batch.layout)
+    return found.apply(batch.tokens, batch.layout)
 
 
 class TrainingSet:
@@ -89,7 +97,8 @@ class TrainingSet:
     Attributes:
         normalizer: Fitted on these rows (aligned, where there is a reference), or the one that was given.
         summariser: What makes the summaries, fitted on these rows or given.
-        position_range: Largest position of any of the layouts.
+        position_range: Largest position of any of the layouts, or the one that was given; a universal encoder's
+            positions are rescaled to it.
         batches_per_epoch: Minibatches until every row has been seen.
     """
 
@@ -103,6 +112,7 @@ class TrainingSet:
         aligner: Aligner | None = None,
         summariser: Summariser | None = None,
         symmetries: Mapping[str, Symmetry] | None = None,
+        position_range: tuple[float, float, float] | None = None,
         cancelled: CancelCheck | None = None,
     ) -> None:
         if not len(rows):
@@ -121,28 +131,40 @@ class TrainingSet:
             key = structure(layout)
             chunk = chunk_length(layout.n_tokens * config.token_size * 4)
             chunks = [own[first : first + chunk] for first in range(0, len(own), chunk)]
-            if normalizer is None and key not in statistics:
-                # A layout that comes in two precisions has the statistics of the first that is met.
-                statistics[key] = fit_statistics(self._batches(chunks, cancelled))
-            fitted = statistics[key] if normalizer is None else normalizer.statistics[key]
+            fitted: Statistics | None = None
+            if not config.universal:
+                if normalizer is None and key not in statistics:
+                    # A layout that comes in two precisions has the statistics of the first that is met.
+                    statistics[key] = fit_statistics(self._batches(chunks, cancelled))
+                fitted = statistics[key] if normalizer is None else normalizer.statistics[key]
             limits = np.maximum(limits, layout.positions().amax(dim=0).numpy())
             tokens = None
             if len(own) * layout.n_tokens * config.token_size * 4 <= CACHE_BYTES:
-                tokens = torch.cat([fitted.apply(b.tokens, b.layout) for b in self._batches(chunks, cancelled)])
+                tokens = torch.cat([standardise(b, fitted) for b in self._batches(chunks, cancelled)])
             weight = entry_weights(layout, config.loss_normalisation)
             permutations = None
             if config.permute > 0 and symmetries and key in symmetries:
                 generator = torch.Generator().manual_seed(step_seed(config.seed, 5, len(self.groups)))
-                permutations = draw_permutations(symmetries[key], layout, fitted, generator)
+                # A tensor's own mean and standard deviation stay what they are when its entries change places.
+                about = fitted or Statistics(torch.zeros(len(layout.slots)), torch.ones(len(layout.slots)))
+                permutations = draw_permutations(symmetries[key], layout, about, generator)
             summaries = None
             if config.summary_weight > 0 or config.auxiliary_weight > 0:
-                maker = summariser or Summariser(architectures=self._architecture(key, own))
+                maker = summariser or Summariser(
+                    architectures=self._architecture(key, own), universal=config.universal
+                )
                 summaries = torch.cat([maker.raw(b) for b in self._batches(chunks, cancelled)])
                 self._architectures.update(maker.architectures)
-            self.groups.append(Group(own, layout, fitted, weight, tokens, permutations, summaries, None))
+            positions = layout.positions().float()
+            self.groups.append(Group(own, layout, positions, fitted, weight, tokens, permutations, summaries, None))
         self.normalizer = normalizer or Normalizer(statistics)
         self.summariser = self._standardise_summaries(summariser)
-        self.position_range = (float(limits[0]), float(limits[1]), float(limits[2]))
+        self.position_range = position_range or (float(limits[0]), float(limits[1]), float(limits[2]))
+        if config.universal:
+            self.groups = [
+                replace(group, positions=rescaled_positions(group.layout.positions(), self.position_range))
+                for group in self.groups
+            ]
         self._sizes = [max(1, len(group.rows) // config.batch_size) for group in self.groups]
         self.batches_per_epoch = sum(self._sizes)
         self._order: tuple[int, list[tuple[int, Any]]] | None = None
@@ -156,7 +178,7 @@ class TrainingSet:
         found = [(structure(g.layout), g.summaries) for g in self.groups if g.summaries is not None]
         if not found:
             return Summariser()
-        summariser = given or fit_summariser(found, self._architectures)
+        summariser = given or fit_summariser(found, self._architectures, universal=self._config.universal)
         for number, group in enumerate(self.groups):
             assert group.summaries is not None
             summaries = summariser.standardise(group.summaries, group.layout)
@@ -204,14 +226,15 @@ class TrainingSet:
             tokens = group.tokens[torch.from_numpy(members)]
         else:
             batch = token_batch(self._zoo, group.rows[members], self._config.token_size, self._aligner)
-            tokens = group.statistics.apply(batch.tokens, batch.layout)
+            tokens = standardise(batch, group.statistics)
         shape = tokens.shape
         return View(
             tokens,
             tokens,
             group.layout.mask().expand(shape),
             group.weight.expand(shape),
-            group.layout.positions().float().expand(shape[0], -1, -1),
+            group.positions.expand(shape[0], -1, -1),
+            group.layout.layer_of_token().expand(shape[0], -1),
             group.permutations,
             number,
             None if group.summaries is None else group.summaries[torch.from_numpy(members)],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sane_engine.exports import lazily
 
 if TYPE_CHECKING:
+    from sane_engine.zoo.combined import combine_zoos as combine_zoos
     from sane_engine.zoo.loading import embedded_zoos as embedded_zoos
     from sane_engine.zoo.loading import load_zoo as load_zoo
     from sane_engine.zoo.loading import zoo_folders as zoo_folders
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Zoo": "zoo",
     "ZooSpec": "spec",
+    "combine_zoos": "combined",
     "embedded_zoos": "loading",
     "zoo_folders": "loading",
     "load_zoo": "loading",

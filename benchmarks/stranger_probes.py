@@ -1,0 +1,133 @@
+"""Probes that are to hold for other people's networks: clipped features, accuracies on a scale that spreads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sane_engine.probing.basis import Kernel
+from sane_engine.probing.outside import fit_detector
+from sane_engine.probing.predictor import fit_predictor
+from sane_engine.probing.regression import fit_ridge, prepare
+from sane_engine.probing.targets import Target
+from sane_engine.zoo import Zoo
+
+Floats = NDArray[np.float64]
+
+FOLD_SEEDS = 3
+_FOLDS = 5
+_CLIP = 0.005
+_LEAST_ERROR = 1e-3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A regression on a scale.
+
+    Attributes:
+        scale: ``"accuracy"``, ``"log error"`` (log10 of the error rate), or ``"rank"`` (normal scores of the ranks
+            in the zoo).
+        kernel: ``"linear"`` is ridge, ``"rbf"`` kernel ridge.
+    """
+
+    scale: str
+    kernel: Kernel
+
+    @property
+    def name(self) -> str:
+        """As a table says it."""
+        return f"{'ridge' if self.kernel == 'linear' else 'kernel ridge'} on {self.scale}"
+
+
+KERNELS: tuple[Kernel, ...] = ("linear", "rbf")
+PROBES = tuple(Probe(scale, kernel) for scale in ("accuracy", "log error", "rank") for kernel in KERNELS)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is said of strangers: accuracy, 90 % interval, and distance from the zoo (above 1 is outside)."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+    outside: Floats
+
+
+def recipes_of(table: pd.DataFrame) -> NDArray[np.object_]:
+    """The recipe of each row: what a stranger would have chosen otherwise than we did."""
+    learning_rate = np.round(np.log10(table["learning_rate"].to_numpy(dtype=float)) * 2) / 2
+    parts = [table[name].astype(str) for name in ("optimiser", "initialisation") if name in table]
+    return np.asarray(["|".join(values) for values in zip(*parts, learning_rate.astype(str), strict=True)], object)
+
+
+def _clipped(train: NDArray[np.floating], other: NDArray[np.floating]) -> Floats:
+    """Within the range of the zoo: beyond it, nobody knows how a feature goes on."""
+    low, high = np.quantile(train, [_CLIP, 1 - _CLIP], axis=0)
+    return np.asarray(np.clip(other, low, high), dtype=np.float64)
+
+
+def _onto(scale: str, accuracy: Floats) -> Floats:
+    if scale == "accuracy":
+        return accuracy
+    if scale == "log error":
+        return -np.log10(np.maximum(1 - accuracy, _LEAST_ERROR))
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    return np.asarray(ndtri((rankdata(accuracy) - 0.5) / len(accuracy)), dtype=np.float64)
+
+
+def _back(scale: str, values: Floats, accuracy: Floats) -> Floats:
+    """Accuracies from values of a scale; ranks as the quantiles of the zoo's accuracies."""
+    if scale == "accuracy":
+        return np.clip(values, 0.0, 1.0)
+    if scale == "log error":
+        return np.clip(1 - 10.0**-values, 0.0, 1.0)
+    order = np.argsort(accuracy)
+    scores = _onto(scale, accuracy)[order]
+    ends = np.concatenate(([-np.inf], [np.inf]))
+    found = np.interp(np.nan_to_num(values, posinf=1e9, neginf=-1e9), scores, accuracy[order])
+    return np.where(values == ends[0], 0.0, np.where(values == ends[1], 1.0, found))
+
+
+def inner_tau(features: NDArray[np.floating], table: pd.DataFrame, probe: Probe) -> float:
+    """Kendall's τ on recipes held out of the zoo, mean over :data:`FOLD_SEEDS` deals of the recipes into folds."""
+    from scipy.stats import kendalltau
+
+    accuracy, recipes = table["test_accuracy"].to_numpy(dtype=float), recipes_of(table)
+    values, found = _clipped(features, features), []
+    for seed in range(FOLD_SEEDS):
+        prepared = prepare(values, recipes, folds=_FOLDS, seed=seed, kernel=probe.kernel)
+        ridge = fit_ridge(prepared, _onto(probe.scale, accuracy))
+        found.append(float(kendalltau(ridge.out_of_fold, accuracy).statistic))
+    return float(np.mean(found))
+
+
+def fit_probe(
+    features: NDArray[np.floating], table: pd.DataFrame, strangers: NDArray[np.floating], probe: Probe
+) -> Fitted:
+    """Fit on all rows of the zoo, with residuals of held-out recipes; predict the strangers."""
+    accuracy, recipes = table["test_accuracy"].to_numpy(dtype=float), recipes_of(table)
+    values, theirs = _clipped(features, features), _clipped(features, strangers)
+    # Not called an accuracy: the bounds of one do not hold on another scale.
+    target = Target("score", "numeric", "linear", _onto(probe.scale, accuracy))
+    predictor = fit_predictor(values, table, target, groups=recipes, folds=_FOLDS, kernel=probe.kernel)
+    found = predictor.predict(theirs)
+    # How far a network lies outside is asked of its features as they are, and of models, not of recipes.
+    unclipped = prepare(features, np.asarray(table["model"].astype(str), object), folds=_FOLDS)
+    outside = fit_detector(unclipped, np.asarray(features)).score(strangers)
+    value, low, high = (_back(probe.scale, each, accuracy) for each in (found.value, found.low, found.high))
+    return Fitted(value, low, high, outside)
+
+
+def frobenius_products(zoo: Zoo) -> Floats:
+    """Log of the product of the Frobenius norms of all weight matrices and kernels: ``[len(zoo)]``."""
+    total = np.zeros(len(zoo))
+    for group in zoo.layout_groups():
+        for tensor in zoo.stacked(group).values():
+            if tensor.dim() > 2:
+                total[group] += tensor.double().flatten(1).norm(dim=1).log().numpy()
+    return total
