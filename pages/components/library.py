@@ -179,6 +179,14 @@ def sane_layers(known: Precomputed) -> pd.DataFrame:
     )
 
 
+def layers_beside(theirs: Precomputed, ours: Precomputed) -> pd.DataFrame:
+    """SANE's features of the layers of one zoo, compared with what another zoo's layers look like."""
+    return _TABLES.get(
+        (theirs.record["zoo_digest"], theirs.record["encoder_digest"], ours.record["zoo_digest"]),
+        lambda: embedding_features(theirs.embeddings, ours.reference),
+    )
+
+
 def spectra(zoo_key: str, rows: Sequence[int], *, progress: Progress) -> pd.DataFrame:
     """WeightWatcher's table of some checkpoints, computed now and remembered."""
     zoo = get_zoo(zoo_key)

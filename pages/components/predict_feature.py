@@ -16,6 +16,7 @@ from pages.components.errors import explain
 from pages.components.hover import hover_texts
 from pages.components.labels import label
 from pages.components.palette import palette
+from pages.components.predict_beside import FAMILY, Family, others, pick_others, together
 from pages.components.predict_features import VIEWS, layer_table_of
 from pages.components.show import show_figure, show_table, three
 from pages.components.working import working
@@ -54,16 +55,26 @@ def feature_view(now: Current) -> None:
         shown=lambda name: feature(view, name).label,
     )
     with working("Looking at the layers") as progress:
-        frame = layer_table_of(view, now, known, progress)
+        own = Family(now.name, now.zoo, layer_table_of(view, now, known, progress))
+    frame = own.frame
     layers = [ALL_LAYERS, *dict.fromkeys(frame["name"].tolist())][:200]
     layer = choose(c, "Layer", layers, state.FEATURE_LAYER, default=ALL_LAYERS)
     target = choose_property(d, "Property", numeric, state.PREDICT_TARGET, default=now.accuracy)
-    colours = [name for name in ("family", *now.zoo.properties) if name in now.zoo.table.columns]
+    keys = pick_others(now)
+    with working("Looking at the other zoos") as progress:
+        families = [own, *others(view, keys, now, known, progress)]
+    shared = set.intersection(*(set(family.zoo.table.columns) for family in families))
+    colours = [name for name in ("family", *now.zoo.properties) if name in shared]
+    if len(families) > 1:
+        colours.insert(0, FAMILY)
+        if st.session_state.get("feature-beside-before") != keys:
+            st.session_state["feature-colour"] = FAMILY  # what was asked for is to be seen at once
+    st.session_state["feature-beside-before"] = keys
     colour = choose_property(e, "Colour", colours, "feature-colour", default="epoch")
     values = by_model(frame, names, layer, len(now.zoo.table))
     left, right = st.columns([1.5, 1], gap="medium")
     with left:
-        _scatter(now, values[chosen].to_numpy(), view, chosen, layer, target, colour)
+        _scatter(now, families, view, chosen, layer, target, colour)
     with right:
         st.subheader("All features", anchor=False)
         show_table(ranking(values, now.zoo, view, target), f"features-{now.name}-{view}-{target}", height=440)
@@ -108,20 +119,18 @@ def said_of(found: Correlation | None) -> str:
     )
 
 
-def _scatter(now: Current, x: np.ndarray, view: str, name: str, layer: str, target: str, colour: str) -> None:
-    table = now.zoo.table
-    truth = table[target].to_numpy(dtype=float, na_value=np.nan)
+def _scatter(
+    now: Current, families: list[Family], view: str, name: str, layer: str, target: str, colour: str
+) -> None:
     item = feature(view, name)
-    found = correlate(x, truth, groups_of(table))
-    points = pd.DataFrame(
-        {
-            "x": x,
-            "y": truth,
-            "row": np.arange(len(table)),
-            "hover": hover_texts(table, [target]),
-            colour: table[colour],
-        }
-    )
+    placed = [
+        (family, by_model(family.frame, [name], layer, len(family.zoo.table))[name].to_numpy())
+        for family in families
+        if target in family.zoo.table
+    ]
+    points = together(placed, list(dict.fromkeys(["model", "epoch", target, *({colour} - {FAMILY})])))
+    points["y"] = points[target].to_numpy(dtype=float, na_value=np.nan)
+    points["hover"] = hover_texts(points, [target])
     points = points[np.isfinite(points["x"]) & np.isfinite(points["y"])].reset_index(drop=True)
     if not len(points):
         explain(f"{VIEWS[view]} has no {item.label} for this layer.", "Choose another layer or feature.")
@@ -130,7 +139,7 @@ def _scatter(now: Current, x: np.ndarray, view: str, name: str, layer: str, targ
     figure = map_figure(
         points,
         colour,
-        numeric=kind_of(table[colour]) == "numeric",
+        numeric=kind_of(points[colour]) == "numeric",
         axes=(f"{item.label}, {where}", label(target)),
         colours=palette(),
         chosen=set(),
@@ -139,7 +148,12 @@ def _scatter(now: Current, x: np.ndarray, view: str, name: str, layer: str, targ
         height=440,
     )
     figure.update_xaxes(title=f"{item.label} ({where})")
-    said = f"{item.meaning} {said_of(found)}"
+    said = [item.meaning]
+    for family, x in placed:
+        truth = family.zoo.table[target].to_numpy(dtype=float, na_value=np.nan)
+        found = said_of(correlate(x, truth, groups_of(family.zoo.table)))
+        said.append(found if len(placed) == 1 else f"{family.name}: {found}.")
     if view == "sane":
-        said += f" · encoder {now.encoder}"
-    show_figure(figure, f"feature-{now.name}-{view}-{name}-{target}", said, alt=f"{target} over {item.label}")
+        said.append(f"· encoder {now.encoder}")
+    text = " ".join(said)
+    show_figure(figure, f"feature-{now.name}-{view}-{name}-{target}", text, alt=f"{target} over {item.label}")

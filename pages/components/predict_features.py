@@ -15,6 +15,7 @@ from sane_engine.baselines import FEATURES, zoo_layer_features
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
 from sane_engine.representations.layer_tables import by_layer
+from sane_engine.zoo import Zoo
 
 VIEWS = {"sane": "SANE, per layer", "weightwatcher": "WeightWatcher", "statistics": "Weight statistics s(W)"}
 
@@ -37,18 +38,16 @@ class Layered:
     note: str = ""
 
 
-def statistics_of(now: Current, progress: Progress) -> pd.DataFrame:
+def statistics_of(zoo: Zoo, progress: Progress) -> pd.DataFrame:
     """The weight statistics of all rows, computed once."""
-    return _STATISTICS.get(
-        now.zoo.digest, lambda: zoo_layer_features(now.zoo, None, "statistics", progress=progress)
-    )
+    return _STATISTICS.get(zoo.digest, lambda: zoo_layer_features(zoo, None, "statistics", progress=progress))
 
 
 def layer_table_of(view: str, now: Current, known: Precomputed, progress: Progress) -> pd.DataFrame:
     """One row a layer and checkpoint, in one of the three views."""
     if view == "weightwatcher":
         return known.weightwatcher
-    return sane_layers(known) if view == "sane" else statistics_of(now, progress)
+    return sane_layers(known) if view == "sane" else statistics_of(now.zoo, progress)
 
 
 def layered(view: str, now: Current, known: Precomputed, progress: Progress) -> Layered | None:

@@ -13,6 +13,7 @@ from pages.components.current import Current
 from pages.components.errors import explain
 from pages.components.labels import in_plot, short_label
 from pages.components.palette import palette, transparent
+from pages.components.predict_job import probe_job
 from pages.components.show import inert, one_line, show_caption, show_figure, show_table
 from pages.components.working import working
 from sane_engine.probing import ProbeTable, known_table
@@ -60,6 +61,7 @@ def table_view(now: Current) -> None:
         )
         show_caption(caption(found, score))
         described(found.representations)
+        probe_job(now, found)
         for name, reason in found.left_out.items():
             show_caption(f"Left out: {label_of(name)}. {reason}")
     with right:
@@ -76,8 +78,9 @@ def table_view(now: Current) -> None:
 def _offer(now: Current) -> None:
     explain(
         f"{now.name} has not been probed.",
-        f"For all representations, run: python -m sane_engine probe {now.key}. It goes on where it stopped.",
+        f"The same from the command line: python -m sane_engine probe {now.key}. It goes on where it stopped.",
     )
+    probe_job(now, None)
     names = ", ".join(label_of(name) for name in _QUICK)
     if st.button("Probe what needs no training", icon=":material/play_arrow:", help=f"{names}: minutes at most."):
         from sane_engine.probing import probe_table

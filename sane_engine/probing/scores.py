@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -169,7 +170,9 @@ def _rounded(value: Any) -> Any:
 
 
 def known_table(zoo_digest: str, zoo_name: str = "") -> ProbeTable | None:
-    """The table that ships for a zoo or lies in the workspace, the one with more in it; ``None`` without any.
+    """The table that ships for a zoo or lies in the workspace; ``None`` without any.
+
+    Of both, the one with more in it, with the cells of the other where that is of the same splits.
 
     Args:
         zoo_digest: ``zoo.digest``; a table of other contents does not count.
@@ -184,4 +187,5 @@ def known_table(zoo_digest: str, zoo_name: str = "") -> ProbeTable | None:
     with suppress(Refusal):
         tables.append(ProbeTable.load(workspace_root() / "probes" / zoo_digest[:16] / "table.json"))
     own = [table for table in tables if table.record.get("zoo_digest") == zoo_digest]
-    return max(own, key=lambda table: len(table.cells), default=None)
+    own.sort(key=lambda table: len(table.cells), reverse=True)
+    return functools.reduce(ProbeTable.merged, own) if own else None

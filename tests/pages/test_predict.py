@@ -14,7 +14,10 @@ from tiny_zoo import network, tiny_zoo
 
 from pages.components import state
 from pages.components.predict_table import wide
+from sane_engine.jobs import cancel, jobs
 from sane_engine.probing import ProbeTable, probe_table
+from sane_engine.representations import representations
+from sane_engine.zoo import load_zoo
 
 Open = Callable[..., AppTest]
 
@@ -28,8 +31,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def probed(workspace: Path, tiny_assets: Path) -> ProbeTable:
     """A table of the tiny zoo in the workspace."""
-    from sane_engine.zoo import load_zoo
-
     return probe_table(load_zoo(tiny_assets / "zoos" / "tiny"), ["statistics", "raw"], outer_splits=3)
 
 
@@ -40,6 +41,28 @@ def test_without_a_table_it_says_how_to_make_one_and_makes_a_quick_one(app: Open
     assert_healthy(shown)
     table = shown.dataframe[0].value
     assert {"Weight statistics s(W)", "Per-token PCA", "SANE, untrained"} == set(table["representation"])
+
+
+def test_the_full_probe_runs_as_a_job_and_its_table_appears(app: Open, workspace: Path, tiny_assets: Path) -> None:
+    shown = app("predict", zoo="tiny")
+    next(b for b in shown.button if b.label == "Probe all representations").click().run()
+    assert_healthy(shown)
+    (job,) = jobs()
+    assert job.arguments == ("probe", "tiny")
+    assert not [b for b in shown.button if b.label.startswith("Probe all")]
+    cancel(job.id)
+    zoo = load_zoo(tiny_assets / "zoos" / "tiny")
+    probe_table(zoo, ["statistics"], ["test_accuracy"], outer_splits=3)
+    probe_table(zoo, ["raw"], ["test_accuracy"], outer_splits=3)  # as a job would, in its own process
+    shown = app("predict", zoo="tiny")
+    assert_healthy(shown)
+    assert set(shown.dataframe[0].value["representation"]) == {"Weight statistics s(W)", "Raw weights"}
+    others = len(representations()) - 2
+    next(b for b in shown.button if b.label == f"Probe the other {others} representations").click().run()
+    arguments = jobs()[0].arguments
+    cancel(jobs()[0].id)
+    assert arguments[:4] == ("probe", "tiny", "--splits", "3")
+    assert arguments.count("--representation") == others
 
 
 def test_the_table_shows_mean_and_spread_and_what_it_stands_on(app: Open, probed: ProbeTable) -> None:
@@ -96,6 +119,21 @@ def test_one_feature_over_all_layers_or_one(app: Open, workspace: Path, of: str)
     shown.selectbox(key=state.FEATURE_LAYER).select("fc1").run()
     assert_healthy(shown)
     assert "layer" in shown.query_params
+
+
+def test_another_zoo_stands_beside_in_a_colour_of_its_own(app: Open, workspace: Path) -> None:
+    other = tiny_zoo().select(range(15))
+    other.save(workspace / "zoos" / "other")
+    shown = app("predict", zoo="tiny", show="One feature", of="statistics")
+    shown.multiselect(key="feature-beside").select("other").run()
+    assert_healthy(shown)
+    said = texts(shown)
+    assert "tiny: Spearman" in said and "other: Spearman" in said
+    assert "n = 15 checkpoints of 5 models" in said
+    assert shown.selectbox(key="feature-colour").value == "population"
+    shown.selectbox(key=state.FEATURE_VIEW).select("weightwatcher").run()
+    assert_healthy(shown)
+    assert "other is left out: it has not been seen through" in texts(shown)
 
 
 @pytest.mark.parametrize("query", [{"show": "x"}, {"by": "../x"}, {"target": "nothing", "show": "Prediction"}])
