@@ -166,7 +166,7 @@ def _missed(batch: TokenBatch, how: Sane | Basis) -> tuple[float, float]:
     """Squared error and squares of standardised tokens, true entries."""
     tokens, mask = _standardised(batch), batch.layout.mask()
     with torch.inference_mode():
-        found = how.reconstruct(tokens) if isinstance(how, Basis) else reconstruct_tokens(how, tokens, batch.layout)
+        found = how.reconstruct(tokens) if isinstance(how, Basis) else reconstruct_tokens(how, tokens, batch)
     return float(((found - tokens).square() * mask).double().sum()), float((tokens.square() * mask).double().sum())
 
 
