@@ -18,7 +18,7 @@ from pages.components.library import Atlas, atlas
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.selection_panel import selection_panel
-from pages.components.show import caption_and_downloads, config_of, three
+from pages.components.show import caption_and_downloads, config_of, show_caption, three
 from sane_engine.demo import Level
 from sane_engine.projection import Projection
 
@@ -30,28 +30,29 @@ _MOST_TRAJECTORIES = 60
 
 def _controls(now: Current) -> str:
     """Draw the row of controls; returns the search text. The others are in the session."""
-    level, method, colour, epoch, search = st.columns([1.2, 1.1, 2.2, 1.2, 1.8])
+    row = st.container(horizontal=True, gap="medium")
     state.keep_valid(state.LEVEL, LEVELS)
-    level.segmented_control(
+    row.segmented_control(
         "Level", LEVELS, key=state.LEVEL, required=True, persist_state="session", on_change=_on_level
     )
     state.keep_valid(state.METHOD, METHODS)
-    method.segmented_control(
+    row.segmented_control(
         "Projection", METHODS, key=state.METHOD, required=True, persist_state="session", on_change=state.redraw_map
     )
     offered = _colours(now)
     by_layer = st.session_state[state.LEVEL] == "Layers"
     choose_property(
-        colour,
+        row,
         "Colour",
         offered,
         state.COLOUR,
         default="layer_name" if by_layer else now.accuracy,
         on_change=state.redraw_map,
+        width=260,
     )
     epochs = ["All", "Last", *(str(e) for e in sorted(now.zoo.table["epoch"].unique()))]
     state.keep_valid(state.EPOCH, epochs)
-    epoch.selectbox(
+    row.selectbox(
         "Epoch",
         epochs,
         key=state.EPOCH,
@@ -59,11 +60,13 @@ def _controls(now: Current) -> str:
         on_change=state.redraw_map,
         disabled=by_layer,
         help="The map of layers holds the last epoch of each model." if by_layer else None,
+        width=140,
     )
-    return search.text_input(
+    return row.text_input(
         "Search",
         key="search",
         placeholder="model id",
+        width=220,
         icon=":material/search:",
         persist_state="session",
         on_change=state.redraw_map,
@@ -175,7 +178,9 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
             type="tertiary",
         )
     # What the chart itself selected is not drawn into it again: see state.select.
-    seed = set(st.session_state.setdefault("map_seed", now.selected)) & set(now.selected)
+    shown_rows = set(points["row"])
+    seed = set(st.session_state.setdefault("map_seed", now.selected)) & set(now.selected) & shown_rows
+    absent = len(set(now.selected) - shown_rows)
     projection = drawn.projection
     name = projection.method.upper()
     axes = (f"{name} 1 (no unit)", f"{name} 2 (no unit)")
@@ -203,6 +208,8 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
         config=config_of(f"{now.name}-map"),
         alt=f"Map of {len(points)} points coloured by {short_label(colour)}",
     )
+    if absent:
+        show_caption(f"{absent} of the {len(now.selected)} selected checkpoints are not on this map.")
     caption = _caption(now, projection, points, by_layer=drawn.layer_names is not None, n_foreign=n_foreign)
     caption_and_downloads(figure, f"{now.name}-map", caption)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import count
 
 import streamlit as st
 
@@ -18,6 +19,7 @@ from pages.components.show import inert, show_caption
 from pages.components.zoo_form import zoo_form
 from sane_engine.checkpoint import Refusal
 from sane_engine.jobs import OWN_FOLDER, submit
+from sane_engine.sane.encoder_file import encoder_folders
 from sane_engine.workspace import assets_root, plain_name, workspace_root
 
 ZOO, ENCODER = "A zoo", "An encoder"
@@ -80,10 +82,12 @@ def _encoder(now: Current) -> None:
         f"On the zoo {now.name}, chosen in the sidebar: {describe(now.zoo)}, {train:,} checkpoints to train on"
     )
     if not train:
-        explain("This zoo has no training models.", "Split it, or choose another one in the sidebar.")
+        explain(
+            "This zoo has no training models.", "Give its CSV a column split, or choose another zoo in the sidebar."
+        )
         return
     name = st.text_input(
-        "Name", f"{plain_name(now.name, 'my')[:50]}-sane-2", key=f"encoder-name-{now.key}", max_chars=60
+        "Name", _free(f"{plain_name(now.name, 'my')[:50]}-sane"), key=f"encoder-name-{now.key}", max_chars=60
     )
     config = encoder_form(now.key)
     if config is None:
@@ -96,6 +100,12 @@ def _encoder(now: Current) -> None:
     _start("Pretrain the encoder", arguments, title, files, _name_problem(name, "encoders"))
 
 
+def _free(name: str) -> str:
+    """The name, or with the first number that no encoder has."""
+    taken = encoder_folders()
+    return next(each for number in count(1) if (each := name if number == 1 else f"{name}-{number}") not in taken)
+
+
 def _latest() -> None:
     """The job that this session started last, with its curves, until it is put away."""
     name = st.session_state.get("train-job")
@@ -104,7 +114,11 @@ def _latest() -> None:
         return
     job_card(job, watched=True)
     if job.state not in {"queued", "running", "cancelling"}:
-        st.session_state.pop("train-job")
+        st.button("Put away", key="train-job-seen", on_click=_put_away, icon=":material/close:", type="tertiary")
+
+
+def _put_away() -> None:
+    st.session_state.pop("train-job", None)
 
 
 def main() -> None:

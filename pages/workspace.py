@@ -64,17 +64,13 @@ def _chosen(found: list[Item]) -> list[Item]:
             "last used": pd.to_datetime([item.used for item in found], unit="s"),
             "made": pd.to_datetime([item.created for item in found], unit="s"),
             "digest": [item.digest[:16] for item in found],
-        }
+        },
+        # When items come, go or change places, the table is another one with nothing chosen: else the place of what
+        # was chosen would be that of something else, and that would be removed.
+        index=[item.key for item in found],
     )
     dates = {name: st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm") for name in ("last used", "made")}
-    # Rows are chosen by their place. When items come, go or grow, the table is a new one with nothing chosen: else
-    # the place of what was chosen would be that of something else, and that would be removed.
-    keys = [item.key for item in found]
-    if st.session_state.get("workspace-drawn") != keys:
-        st.session_state["workspace-drawn"] = keys
-        st.session_state["workspace-table"] = st.session_state.get("workspace-table", 0) + 1
-    name = f"workspace-{st.session_state['workspace-table']}"
-    rows = show_table(table, name, columns=dates, selectable=True)
+    rows = show_table(table, "workspace", columns=dates, selectable=True)
     return [found[row] for row in rows]
 
 

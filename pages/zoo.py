@@ -11,7 +11,7 @@ from pages.components import state
 from pages.components.charts import histogram, training_curves
 from pages.components.current import Current, current
 from pages.components.errors import explain
-from pages.components.labels import first_columns, label, short_label
+from pages.components.labels import counted, first_columns, label, short_label
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.scorecard import scorecard
@@ -24,17 +24,18 @@ _METRICS = ("accuracy", "loss", "gap")
 
 def _summary(now: Current) -> None:
     table = now.zoo.table
-    cells = st.columns([2, 1, 1, 1, 1.4])
-    cells[0].metric("Zoo", inert(now.name))
-    cells[1].metric("Models", f"{table['model'].nunique():,}")
-    cells[2].metric("Epochs", f"{table['epoch'].nunique():,}")
-    cells[3].metric("Checkpoints", f"{len(table):,}")
+    row = st.container(horizontal=True, gap="large")
+    row.metric("Zoo", inert(now.name), width="content")
+    row.metric("Models", f"{table['model'].nunique():,}", width="content")
+    row.metric("Epochs", f"{table['epoch'].nunique():,}", width="content")
+    row.metric("Checkpoints", f"{len(table):,}", width="content")
     if now.accuracy is not None:
         values = table[now.accuracy].astype(float)
-        cells[4].metric(
+        row.metric(
             inert(short_label(now.accuracy)).capitalize(),
             f"{three(values.min())} – {three(values.max())}",
             help="Lowest and highest in the zoo.",
+            width="content",
         )
     counts = table.groupby("split")["model"].nunique()
     known = [name for name in _SPLITS if name in counts.index]
@@ -85,11 +86,17 @@ def _accuracies(now: Current) -> None:
         part = table[table["epoch"] == int(epoch)]
     order = [name for name in _SPLITS if name in set(part["split"])] if by == "split" else sorted(part[by].unique())
     numbers = part[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    if len(np.unique(numbers[np.isfinite(numbers)])) < 2:
+        explain(
+            f"All {short_label(metric)} values shown are the same or unknown.", "Choose another property or epoch."
+        )
+        return
     groups = {str(name): numbers[(part[by] == name).to_numpy()] for name in order}
     show_figure(
         histogram(groups, label(metric), colours=palette()),
         f"{now.name}-{metric}-histogram",
-        f"n = {len(part)} checkpoints, {part['model'].nunique()} models · epoch: {epoch.lower()} · split by model",
+        f"n = {counted(len(part), 'checkpoint')}, {counted(part['model'].nunique(), 'model')} · "
+        f"epoch: {epoch.lower()} · split by model",
         alt=f"Histogram of {short_label(metric)}",
     )
 
@@ -176,7 +183,7 @@ def _table(now: Current) -> None:
             icon=":material/keep:",
             key="pin-row",
         )
-    show_caption(f"{len(rows):,} of {len(table):,} checkpoints")
+    show_caption(f"{len(rows):,} of {counted(len(table), 'checkpoint')}")
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ def test_the_wild_zoo_has_the_tutorials_network_and_mostly_its_settings() -> Non
         ({"name": "a", "n_model": 3}, "no field 'n_model'"),
         ({"name": "a", "n_models": 0}, "n_models must be"),
         ({"name": "a", "n_models": True}, "n_models must be"),
-        ({"name": "a", "epochs": 5}, "checkpoint_epochs must be whole numbers from 0 to epochs"),
+        ({"name": "a", "epochs": 5}, "whole numbers of epochs from 0 to epochs"),
         ({"name": "a", "checkpoint_epochs": 5}, "must be a list"),
         ({"name": "a", "activation": ["tan"]}, "choose from tanh"),
         ({"name": "a", "optimiser": []}, "at least one"),

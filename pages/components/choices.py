@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pages.components import state
 from pages.components.labels import short_label
@@ -22,6 +22,7 @@ def choose(
     default: str | None = None,
     shown: Callable[[str], str] = one_line,
     on_change: Callable[[], None] | None = None,
+    width: int | Literal["stretch"] = "stretch",
 ) -> str:
     """Draw it and return what is chosen.
 
@@ -33,10 +34,13 @@ def choose(
         default: What is chosen at first; the first option where it is not on offer.
         shown: An option as the user reads it.
         on_change: Called before the page runs again.
+        width: In pixels, or all there is.
     """
     state.keep_valid(key, options, default)
     return str(
-        place.selectbox(label, options, format_func=shown, key=key, persist_state="session", on_change=on_change)
+        place.selectbox(
+            label, options, format_func=shown, key=key, persist_state="session", on_change=on_change, width=width
+        )
     )
 
 
@@ -48,8 +52,16 @@ def choose_property(
     *,
     default: str | None = None,
     on_change: Callable[[], None] | None = None,
+    width: int | Literal["stretch"] = "stretch",
 ) -> str:
     """As :func:`choose`, of columns of a zoo's table."""
     return choose(
-        place, label, names, key, default=default, shown=lambda n: one_line(short_label(n)), on_change=on_change
+        place,
+        label,
+        names,
+        key,
+        default=default,
+        shown=lambda n: one_line(short_label(n)),
+        on_change=on_change,
+        width=width,
     )

@@ -9,7 +9,7 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.errors import explain, show_failure
-from pages.components.labels import accuracy_columns
+from pages.components.labels import accuracy_columns, counted
 from pages.components.library import get_zoo, kept, make_kept, zoo_choices
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
@@ -63,8 +63,8 @@ def describe(zoo: Zoo) -> str:
     """How many models and epochs: ``n = 320 models × 7 epochs``."""
     models, epochs, rows = zoo.table["model"].nunique(), zoo.table["epoch"].nunique(), len(zoo.table)
     if models * epochs == rows:
-        return f"n = {models} models × {epochs} epoch{'' if epochs == 1 else 's'}"
-    return f"n = {rows} checkpoints of {models} models"
+        return f"n = {counted(models, 'model')} × {counted(epochs, 'epoch')}"
+    return f"n = {counted(rows, 'checkpoint')} of {counted(models, 'model')}"
 
 
 def current() -> Current | None:

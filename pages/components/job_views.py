@@ -101,7 +101,8 @@ def job_card(job: Job, *, watched: bool = False) -> None:
         with right.container(horizontal=True, gap="small", horizontal_alignment="right"):
             _buttons(job)
         if job.state in ACTIVE or (job.report is not None and job.state != "done"):
-            message = job.report.message if job.report else "waiting for its turn"
+            waits = "waiting for its turn" if job.state == "queued" else "starting"
+            message = job.report.message if job.report else waits
             st.progress(job.share, text=inert(message))
         if job.outcome:
             st.error(inert(job.outcome), icon=":material/error:")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from sane_engine.zoo.table import UNDERSTOOD
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -37,6 +39,11 @@ def short_label(column: str) -> str:
     return label(column).split(" (")[0]
 
 
+def counted(count: int, what: str) -> str:
+    """``1 model``, ``1,920 models``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def in_plot(name: object) -> str:
     """A name from a file for a plot: cut in the middle when long, and with nothing Plotly would read as HTML."""
     text = " ".join(str(name).split())
@@ -53,7 +60,11 @@ def accuracy_columns(columns: list[str]) -> list[str]:
 
 
 def first_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """A zoo's table with what one looks for first in front: the model, its epoch and split, how good it is."""
+    """A zoo's table with what one looks for first in front: the model, its epoch and split, how good it is.
+
+    Columns that stand in it twice, under their own name and under ours, are shown once.
+    """
+    table = table[[name for name in table.columns if UNDERSTOOD.get(name.lower()) not in table.columns]]
     first = ["model", "epoch", "split", *accuracy_columns(list(table.columns))]
     first = [name for name in first if name in table.columns]
     return table[[*first, *(name for name in table.columns if name not in first)]]

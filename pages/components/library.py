@@ -71,7 +71,9 @@ def get_zoo(key: str, *, progress: Progress = no_progress) -> Zoo:
     path = location if isinstance(location, Path) else zoo_folders().get(location)
     if path is None:
         raise Refusal("zoo-not-found", f"There is no zoo called {key}.", "Choose another one in the sidebar.")
-    zoo = _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, progress=progress))
+    label = next((zoo.label for zoo in opened_zoos() if zoo.key == key), None)
+    name = None if label is None else Path(label).stem  # an upload lies under a name made of its content
+    zoo = _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, name=name, progress=progress))
     mark_used(path)
     return zoo
 
@@ -82,10 +84,23 @@ def encoder_choices() -> list[str]:
 
 
 def default_encoder(zoo_key: str | None) -> str | None:
-    """The encoder named after the zoo, else the universal one, else the one of the first embedded zoo, else any."""
+    """The encoder named after the zoo, else one trained on it, else the universal one, else any."""
     names = encoder_choices()
-    wanted = (f"{zoo_key}-sane", UNIVERSAL, *(f"{name}-sane" for name in embedded_zoos()), *names)
+    if zoo_key is not None and f"{zoo_key}-sane" in names:
+        return f"{zoo_key}-sane"
+    wanted = (*_trained_on(zoo_key, names), UNIVERSAL, *(f"{name}-sane" for name in embedded_zoos()), *names)
     return next((name for name in wanted if name in names), None)
+
+
+def _trained_on(zoo_key: str | None, names: list[str]) -> list[str]:
+    """Encoders that were trained on this very zoo."""
+    if zoo_key is None:
+        return []
+    try:
+        digest = get_zoo(zoo_key).digest
+        return [name for name in names if encoder_provenance(name).get("zoo_digest") == digest]
+    except (Refusal, OSError, KeyError, ValueError):  # the pages that open them say what is wrong
+        return []
 
 
 def encoder_digest(name: str) -> str:

@@ -70,6 +70,15 @@ def _actions(now: Current, rows: list[int]) -> None:
             help="Compare one checkpoint with everything else, on every page.",
         )
         st.page_link(page_path("layers"), label="Compare layers", icon=":material/stacked_line_chart:")
+        if st.button(
+            "Use as anchors",
+            key="to-anchors",
+            icon=":material/anchor:",
+            type="tertiary",
+            help="Sample new models around these.",
+        ):
+            st.session_state["sample_anchors"] = "Selection"
+            st.switch_page(page_path("sample"))
 
 
 def _apart(now: Current, rows: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 import streamlit as st
 
+from pages.components.labels import label, short_label
 from pages.components.palette import palette
 from sane_engine.tables import to_csv_bytes
 
@@ -168,9 +170,7 @@ def show_table(
     Returns:
         Positions of the chosen rows.
     """
-    settings: dict[str, Any] = {column: _number_format(table[column]) for column in table.columns}
-    settings.update(columns or {})
-    settings = {column: setting for column, setting in settings.items() if setting is not None}
+    settings = {str(column): _setting(str(column), table[column]) for column in table.columns} | dict(columns or {})
     chosen: list[int] = []
     if selectable:
         event = st.dataframe(
@@ -178,11 +178,12 @@ def show_table(
             hide_index=True,
             height=height,
             column_config=settings,
-            key=f"table-{name}",
+            # What was ticked is remembered by position: other rows are another table, with nothing ticked.
+            key=f"table-{name}-{_identity(table)}",
             on_select="rerun",
             selection_mode="multi-row",
         )
-        chosen = list(event["selection"]["rows"])
+        chosen = [row for row in event["selection"]["rows"] if row < len(table)]
     else:
         st.dataframe(table, hide_index=True, height=height, column_config=settings, key=f"table-{name}")
     st.download_button(
@@ -199,11 +200,19 @@ def show_table(
     return chosen
 
 
-def _number_format(values: pd.Series[Any]) -> Any:
-    """Three significant digits for real numbers; whole numbers and texts as they are."""
+def _identity(table: pd.DataFrame) -> str:
+    """A few letters that change when rows do: their labels, their order, or what the first column calls them."""
+    hashes = pd.util.hash_pandas_object(table.iloc[:, :1], index=True)
+    return hashlib.blake2b(hashes.to_numpy().tobytes(), digest_size=6).hexdigest()
+
+
+def _setting(column: str, values: pd.Series[Any]) -> Any:
+    """A column as people read it: its words and unit, and three significant digits for real numbers."""
+    said, unit = short_label(column), label(column)
+    explained = unit if unit != said else None
     if pd.api.types.is_float_dtype(values.dtype):
-        return st.column_config.NumberColumn(format="%.3g")
-    return None
+        return st.column_config.NumberColumn(said, help=explained, format="%.3g")
+    return st.column_config.Column(said, help=explained)
 
 
 def three(value: float | None) -> str:

@@ -9,6 +9,7 @@ import streamlit as st
 from pages.components import state
 from pages.components.errors import show_failure, show_refusal
 from pages.components.job_views import sidebar_status
+from pages.components.labels import counted
 from pages.components.library import default_encoder, encoder_choices, get_zoo, training_of, zoo_choices
 from pages.components.opening import follow, forget, keep, open_path, open_upload, opened_zoos
 from pages.components.show import inert, one_line
@@ -24,11 +25,11 @@ def sidebar() -> None:
     """Draw the sidebar and settle which zoo and encoder are current."""
     if (opened := st.session_state.pop("zoo-next", None)) is not None:
         st.session_state[state.ZOO] = opened
-        _forget_encoder()
+        _other_zoo()
     for key, value in st.session_state.pop("picker-next", {}).items():
         st.session_state[key] = value
         if key == state.ZOO:
-            _forget_encoder()
+            _other_zoo()
     with st.sidebar:
         _zoo_picker()
         _encoder_picker()
@@ -49,6 +50,7 @@ def _zoo_picker() -> None:
         st.warning(
             inert(f"The link names a zoo that is not open here: {str(wanted)[:60]}."), icon=":material/link_off:"
         )
+        state.forget_rows()
     state.keep_valid(state.ZOO, list(choices), "digits")
     st.selectbox(
         "Zoo",
@@ -56,16 +58,28 @@ def _zoo_picker() -> None:
         format_func=lambda key: one_line(choices.get(key, key)),
         key=state.ZOO,
         persist_state="session",
-        on_change=_forget_encoder,
+        on_change=_other_zoo,
         help="A population of trained networks.",
     )
     _keep_upload()
 
 
 def _keep_upload() -> None:
-    """Under the picker, where the zoo is an upload that only this session has."""
+    """Under the picker: an upload that only this session has can be kept, what is on everybody's list taken off."""
     for zoo in opened_zoos():
-        if zoo.key == st.session_state[state.ZOO] and not zoo.kept:
+        if zoo.key != st.session_state[state.ZOO]:
+            continue
+        if zoo.kept:
+            st.button(
+                "Take off this list",
+                key="forget-zoo",
+                on_click=forget,
+                args=(zoo,),
+                icon=":material/playlist_remove:",
+                type="tertiary",
+                help="For everyone on this machine. A folder stays where it is; an upload is gone.",
+            )
+        else:
             with st.container(horizontal=True, gap="small", vertical_alignment="center"):
                 st.caption("Only this session sees this upload.")
                 st.button(
@@ -79,8 +93,10 @@ def _keep_upload() -> None:
                 )
 
 
-def _forget_encoder() -> None:
+def _other_zoo() -> None:
+    """What was chosen for the last zoo does not fit this one."""
     st.session_state[state.ENCODER] = None
+    state.forget_rows()
     state.redraw_map()
 
 
@@ -163,7 +179,7 @@ def _selection() -> None:
     rows = state.selected_rows(key, len(zoo.table))
     pinned = state.pinned_row(key, len(zoo.table))
     with st.container(border=True, gap="small"):
-        st.text(f"Selection: {len(rows)} checkpoint{'' if len(rows) == 1 else 's'}")
+        st.text(f"Selection: {counted(len(rows), 'checkpoint')}")
         if pinned is not None:
             record = zoo.table.iloc[pinned]
             st.text(f"Pinned: {str(record['model'])[:40]} · epoch {record['epoch']}")

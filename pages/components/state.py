@@ -111,15 +111,23 @@ def restore_from_link() -> None:
 def write_link() -> None:
     """Put the shared state into the address; defaults are left out."""
     wanted: dict[str, str] = {}
+    # Rows are of the zoo they were chosen in; beside the name of another one they would choose other models.
+    foreign = st.session_state.get(SELECTION_ZOO) not in (st.session_state.get(ZOO), None)
     for part in _LINKED:
         value = st.session_state.get(part.key)
-        if value is None or value == part.default:
+        if value is None or value == part.default or (foreign and part.key in (SELECTION, PINNED)):
             continue
         text = part.write(value)
         if text and len(text) <= _LONGEST_ROWS:
             wanted[part.key] = text
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
+
+
+def forget_rows() -> None:
+    """Another zoo is shown: what was opened or compared as a row of the last one means nothing in it."""
+    for key in (OPENED_MODEL, MOVED, REFERENCE):
+        st.session_state[key] = None
 
 
 def keep_valid(key: str, options: Sequence[Any], default: Any = None) -> None:

@@ -186,9 +186,12 @@ class _Form:
         cells = st.columns([1, 1, 2, 1])
         models = cells[0].number_input("Models", 2, 100_000, base.n_models, key=self.key("models"))
         epochs = cells[1].number_input("Epochs", 1, 10_000, base.epochs, key=self.key("epochs"))
-        kept = cells[2].text_input(
-            "Checkpoints after epochs", ", ".join(map(str, base.checkpoint_epochs)), key=self.key("checkpoints")
-        )
+        kept_epochs, key = base.checkpoint_epochs, "checkpoints"
+        if epochs != base.epochs:
+            # Another number of epochs has a field of its own, which begins with what fits.
+            kept_epochs = tuple(sorted({*(epoch for epoch in kept_epochs if epoch <= epochs), epochs}))
+            key = f"checkpoints-{epochs}"
+        kept = cells[2].text_input("Checkpoints after epochs", ", ".join(map(str, kept_epochs)), key=self.key(key))
         seed = cells[3].number_input("Seed", 0, 2**31 - 1, base.seed, key=self.key("seed"))
         shared = st.toggle(
             "One shared initialisation",

@@ -89,7 +89,11 @@ class Split:
                 "Split by model.",
             )
         if not test.any() or test.all():
-            raise Refusal("no-test-rows", "There is nothing to score, or nothing to fit.", "Split the zoo.")
+            raise Refusal(
+                "no-test-rows",
+                "No model is held out to be scored, or none is left to fit.",
+                "Take a zoo of more models, or give its CSV a column split (train, validation, test).",
+            )
         self.groups, self.test = groups, test
         self.hash = split_hash(groups, np.where(test, "test", "train"))
 

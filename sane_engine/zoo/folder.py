@@ -120,7 +120,13 @@ def _csv_properties(read: Iterator[tuple[str, bytes]]) -> tuple[Properties, list
     return properties, refused
 
 
-def load_folder(path: Path, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Zoo:
+def load_folder(
+    path: Path,
+    *,
+    name: str | None = None,
+    progress: Progress = no_progress,
+    cancelled: CancelCheck | None = None,
+) -> Zoo:
     """Open a folder or zip of checkpoints.
 
     A CSV with a ``file`` column gives properties; ``group`` keeps files together in the split; ``test_acc`` and its
@@ -129,6 +135,7 @@ def load_folder(path: Path, *, progress: Progress = no_progress, cancelled: Canc
 
     Args:
         path: The folder, or a zip file.
+        name: What to call it, and its only model if files have no names of their own; by default as the path.
         progress: Called for every file.
         cancelled: Asked between files.
 
@@ -138,13 +145,13 @@ def load_folder(path: Path, *, progress: Progress = no_progress, cancelled: Canc
         Cancelled: ``cancelled`` answered true.
     """
     if path.is_dir():
-        return _load_directory(path, progress, cancelled)
+        return _load_directory(path, name, progress, cancelled)
     if not zipfile.is_zipfile(path):
         raise _one_file(path)
-    return _load_zip(path, progress, cancelled)
+    return _load_zip(path, name or path.stem, progress, cancelled)
 
 
-def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | None) -> Zoo:
+def _load_directory(root: Path, name: str | None, progress: Progress, cancelled: CancelCheck | None) -> Zoo:
     root = root.resolve()
     listing = _list(root, cancelled)
     too_large = [(c, "larger than 64 MB") for c in listing.csvs if (root / c).stat().st_size > MAX_CSV_BYTES]
@@ -173,10 +180,10 @@ def _load_directory(root: Path, progress: Progress, cancelled: CancelCheck | Non
         paths.append(root / file)
     family, known = families(signatures)
     source = CheckpointFiles(tuple(paths), family, known, cache, digests)
-    return _zoo(root.name, rows, source, properties, dropped, "folder")
+    return _zoo(name or root.name, rows, source, properties, dropped, "folder")
 
 
-def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> Zoo:
+def _load_zip(path: Path, called: str, progress: Progress, cancelled: CancelCheck | None) -> Zoo:
     from sane_engine.intake import load_checkpoints
 
     stop_if(cancelled)
@@ -209,7 +216,7 @@ def _load_zip(path: Path, progress: Progress, cancelled: CancelCheck | None) -> 
     whole = [(name, checkpoint) for name, checkpoint in found if not _diverged(checkpoint)]
     rows: list[_Row] = [(name, properties.of(name), checkpoint.properties) for name, checkpoint in whole]
     source = MemorySource.of_models([checkpoint.tensors for _, checkpoint in whole])
-    return _zoo(path.stem, rows, source, properties, dropped, "zip")
+    return _zoo(called, rows, source, properties, dropped, "zip")
 
 
 def _diverged(checkpoint: Checkpoint) -> str:

@@ -28,6 +28,7 @@ def zoo_folders() -> dict[str, Path]:
 def load_zoo(
     path_or_name: str | os.PathLike[str],
     *,
+    name: str | None = None,
     progress: Progress = no_progress,
     cancelled: CancelCheck | None = None,
 ) -> Zoo:
@@ -37,6 +38,7 @@ def load_zoo(
         path_or_name: The name of a zoo that is embedded or was trained into the workspace (it wins over a folder
             of the same name; write ``./name`` for that), a native folder, a folder in one of the modelzoos
             dialects, or a folder or zip of checkpoints, with or without a CSV of properties.
+        name: What to call a zoo of other people's files, in place of its folder or zip; native zoos have a name.
         progress: Called while many files are read.
         cancelled: Asked between files.
 
@@ -65,8 +67,9 @@ def load_zoo(
             return load_native(path)
         if path.is_dir() and is_modelzoos(path):
             zoo = load_modelzoos(path, progress=progress, cancelled=cancelled)
+            zoo.name = name or zoo.name
         else:
-            zoo = load_folder(path, progress=progress, cancelled=cancelled)
+            zoo = load_folder(path, name=name, progress=progress, cancelled=cancelled)
         zoo.symmetry = read_symmetry(path)
         return zoo
     except OSError as error:

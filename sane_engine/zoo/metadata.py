@@ -12,25 +12,12 @@ from typing import Any
 import pandas as pd
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.zoo.table import LARGEST_EPOCH
+from sane_engine.zoo.table import LARGEST_EPOCH, UNDERSTOOD
 
 MAX_CSV_BYTES = 64 * 1024 * 1024
 MAX_CSV_CELLS = 20_000_000
 # Columns that may name the file a row is about, the likeliest first.
 FILE_COLUMNS = ("file", "filename", "path", "checkpoint", "name")
-# Given name → the name this house understands. A column keeps its own name beside it.
-UNDERSTOOD = {
-    "test_acc": "test_accuracy",
-    "train_acc": "train_accuracy",
-    "val_acc": "validation_accuracy",
-    "valid_acc": "validation_accuracy",
-    "validation_acc": "validation_accuracy",
-    "val_accuracy": "validation_accuracy",
-    "accuracy": "test_accuracy",
-    "acc": "test_accuracy",
-    "val_loss": "validation_loss",
-    "valid_loss": "validation_loss",
-}
 ACCURACIES = ("train_accuracy", "validation_accuracy", "test_accuracy")
 # Columns with a meaning of their own, however they are capitalised.
 _OURS = ("model", "epoch", "split", "group")

@@ -155,7 +155,9 @@ class ZooSpec:
     def _set_epochs(self) -> None:
         epochs = tuple(self.checkpoint_epochs)
         if not epochs or not all(is_whole(epoch) and 0 <= epoch <= self.epochs for epoch in epochs):
-            raise SpecError(f"checkpoint_epochs must be whole numbers from 0 to epochs ({self.epochs}).")
+            raise SpecError(
+                f"Checkpoints are kept after whole numbers of epochs from 0 to epochs, here {self.epochs}."
+            )
         self._set("checkpoint_epochs", tuple(sorted(set(epochs))))
         stops = tuple(self.stop_epoch)
         if not all(stop in self.checkpoint_epochs for stop in stops):

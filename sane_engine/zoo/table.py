@@ -16,6 +16,19 @@ Kind = Literal["numeric", "categorical"]
 
 METRICS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "generalisation_gap")
 _FIRST = ("model", "epoch", "split", *METRICS)
+# Given name → the name this house understands. A column keeps its own name beside it.
+UNDERSTOOD = {
+    "test_acc": "test_accuracy",
+    "train_acc": "train_accuracy",
+    "val_acc": "validation_accuracy",
+    "valid_acc": "validation_accuracy",
+    "validation_acc": "validation_accuracy",
+    "val_accuracy": "validation_accuracy",
+    "accuracy": "test_accuracy",
+    "acc": "test_accuracy",
+    "val_loss": "validation_loss",
+    "valid_loss": "validation_loss",
+}
 # Beyond this a float no longer counts: such an "epoch" is damage.
 LARGEST_EPOCH = 2**53
 # More different names than this cannot be told apart by colour.
@@ -126,7 +139,8 @@ def properties_of(table: pd.DataFrame) -> list[str]:
     names = []
     for name in table.columns:
         different = table[name].nunique()
-        if different < 2:
+        # What stands in the table under our own name too is the same thing twice.
+        if different < 2 or UNDERSTOOD.get(name.lower()) in table.columns:
             continue
         few = different <= MAX_CATEGORIES and (different < len(table) or name == "model")
         if few or kind_of(table[name]) == "numeric":

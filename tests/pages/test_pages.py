@@ -16,6 +16,7 @@ from tiny_zoo import EPOCHS, MODELS, network
 
 from pages.components import state
 from sane_engine.workspace import workspace_root
+from sane_engine.zoo import load_zoo
 
 Open = Callable[..., AppTest]
 
@@ -175,6 +176,36 @@ def test_zoo_table_is_searched(app: Open) -> None:
     assert f"3 of {MODELS * len(EPOCHS)} checkpoints" in texts(shown)
     shown.text_input(key="table-search").set_value("nothing has this name").run()
     assert "No checkpoint matches" in texts(shown)
+
+
+def test_what_was_ticked_is_not_taken_for_a_row_of_another_search(app: Open) -> None:
+    shown = app("zoo")
+    key = next(
+        each.proto.id.split("-table-", 1)[1] for each in shown.dataframe if "-table-tiny-zoo-" in each.proto.id
+    )
+    shown.session_state[f"table-{key}"] = {"selection": {"rows": [0, 20], "columns": [], "cells": []}}
+    shown.run()
+    assert shown.button(key="select-rows").label == "Select 2"
+    shown.text_input(key="table-search").set_value("net_03").run()
+    assert_healthy(shown)
+    assert shown.button(key="select-rows").label == "Select"
+
+
+def test_the_link_names_no_rows_of_another_zoo(app: Open) -> None:
+    load_zoo("tiny").save(workspace_root() / "zoos" / "other")
+    shown = app("zoo", zoo="tiny", selection="0-3", pinned="2")
+    assert _query(shown, "selection") == "0-3"
+    shown.selectbox(key="zoo").set_value("other").run()
+    assert_healthy(shown)
+    assert not {"selection", "pinned", "model"} & set(shown.query_params)
+    back = shown.selectbox(key="zoo").set_value("tiny").run()
+    assert "Selection: 4 checkpoints" in texts(back)
+
+
+def test_rows_in_a_link_to_an_unknown_zoo_choose_nothing(app: Open) -> None:
+    shown = app("inspect", zoo="opened-000000000000", selection="0-3", model="5")
+    assert "Selection: 0 checkpoints" in texts(shown)
+    assert shown.session_state[state.OPENED_MODEL] is None
 
 
 def test_layers_shows_examples_first_then_the_selection(app: Open) -> None:

@@ -58,6 +58,7 @@ def test_categories_stand_off_the_background(theme: str, least: float) -> None:
     )
     assert contrast(settings["textColor"], settings["backgroundColor"]) >= 7
     assert settings["primaryColor"] == settings["chartCategoricalColors"][0], "one accent"
+    assert contrast("#ffffff", settings["primaryColor"]) >= 3, "buttons of the accent bear white text"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -63,8 +63,9 @@ def test_what_is_changed_in_the_form_is_in_the_specification(app: Open, template
     shown = shown.selectbox(key="zoo-template").set_value(template).run()
     key = f"zoo-{template}-"
     shown.number_input(key=f"{key}models").set_value(7)
-    shown.number_input(key=f"{key}epochs").set_value(3)
-    shown.text_input(key=f"{key}checkpoints").set_value("1, 3")
+    shown.number_input(key=f"{key}epochs").set_value(3).run()
+    assert shown.text_input(key=f"{key}checkpoints-3").value == "1, 2, 3", "what fits, and the last"
+    shown.text_input(key=f"{key}checkpoints-3").set_value("1, 3")
     shown.text_input(key=f"{key}hidden").set_value("11, 12")
     shown.multiselect(key=f"{key}optimiser").set_value(["sgd"])
     shown.text_input(key=f"{key}pruning").set_value("0.5")

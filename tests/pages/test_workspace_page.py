@@ -46,10 +46,15 @@ def test_items_are_listed_largest_first(app: Open, filled: Path) -> None:
     assert "2 items" in messages(shown)
 
 
+def choose_first(shown: AppTest) -> None:
+    """Tick the first row of the table, as a click does."""
+    shown.session_state["table-" + shown.dataframe[0].proto.id.split("-table-", 1)[1]] = CHOSEN
+    shown.run()
+
+
 def test_an_item_is_removed_only_on_the_second_click(app: Open, filled: Path) -> None:
     shown = app("workspace")
-    shown.session_state["table-workspace-1"] = CHOSEN
-    shown.run()
+    choose_first(shown)
     assert (filled / "zoos" / "mine").exists()
     shown.button(key="workspace-remove").click().run()
     assert "Removed 1 item" in messages(shown) and not (filled / "zoos" / "mine").exists()
@@ -59,8 +64,7 @@ def test_an_item_is_removed_only_on_the_second_click(app: Open, filled: Path) ->
 def test_names_are_shown_as_they_are(app: Open, filled: Path) -> None:
     (filled / "zoos" / "mine").rename(filled / "zoos" / "![x](http:evil)")
     shown = app("workspace")
-    shown.session_state["table-workspace-1"] = CHOSEN
-    shown.run()
+    choose_first(shown)
     labels = [button.proto.label for button in shown.get("download_button")]
     assert "Export !\\[x\\](http\\:evil)" in labels
     assert messages(shown) == ""
@@ -88,8 +92,7 @@ def test_a_zip_of_something_else_is_refused_in_one_line(app: Open, filled: Path)
 
 def test_what_was_chosen_is_never_taken_for_what_took_its_place(app: Open, filled: Path) -> None:
     shown = app("workspace")
-    shown.session_state["table-workspace-1"] = CHOSEN
-    shown.run()
+    choose_first(shown)
     assert [button.key for button in shown.button if button.key == "workspace-remove"]
     # Something larger came from elsewhere and is now in the first row.
     shutil.copytree(filled / "zoos" / "mine", filled / "zoos" / "other")
