@@ -14,7 +14,8 @@ import torch
 from attacks import endless, torch_bytes
 
 from sane_engine.checkpoint import Refusal
-from sane_engine.intake import DEFAULT_LIMITS, configured_limits, load_checkpoint, with_settings
+from sane_engine.intake import DEFAULT_LIMITS, configured_limits, load_checkpoint, load_each, with_settings
+from sane_engine.intake.child import source_bytes
 from sane_engine.intake.limits import GIB
 
 LOADS = """
@@ -50,6 +51,28 @@ started = child.subprocess.Popen
 child.subprocess.Popen = lambda _command, **keywords: started(command, **keywords)
 load_checkpoint(sys.argv[1])
 """
+
+
+def test_only_an_index_of_shards_makes_a_folder_be_looked_through_and_that_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: looked.append(path) or listed(path))
+    for name, size in (("1.pt", 1000), ("1.json", 10), ("a.safetensors.index.json", 100)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "b.safetensors.index.fp16.json").write_bytes(bytes(1))
+    found = {path.name: source_bytes(path) for path in sorted(tmp_path.glob("*"))}
+    assert found == {
+        "1.json": 10,
+        "1.pt": 1000,
+        "a.safetensors.index.json": 1111,
+        "b.safetensors.index.fp16.json": 1111,
+    }
+    assert source_bytes(tmp_path) == 1111 and source_bytes(tmp_path / "absent.pt") == 0
+    looked.clear()
+    list(load_each([*tmp_path.glob("*.json"), tmp_path]))
+    assert looked == [tmp_path]
 
 
 def _readers(marker: str) -> list[int]:

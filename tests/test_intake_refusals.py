@@ -18,6 +18,7 @@ from attacks import global_call, torch_bytes, with_pickle, zip_bytes
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.intake import Limits, load_checkpoint, load_checkpoints, load_each
+from sane_engine.intake.load import _names
 from sane_engine.progress import Cancelled
 
 STATE = {"layer.weight": torch.randn(30, 40), "layer.bias": torch.randn(30)}
@@ -68,6 +69,16 @@ def test_hostile_member_names_lead_nowhere(tmp_path: Path) -> None:
     assert len(set(found)) == len(names)
     assert all(name.isprintable() and ".." not in name and not name.startswith("/") for name in found)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_thousands_of_members_of_one_name_are_told_apart_in_no_time() -> None:
+    # Outside of the child that can be killed: what grows faster than the archive hangs the server.
+    many = 20_000
+    found = _names([*["../a.pt"] * many, "a.pt (3)", "b.pt", "a.pt"], "archive")
+    assert len(set(found)) == many + 3
+    assert found[:3] == ["a.pt", "a.pt (2)", "a.pt (3)"]
+    assert found[many:] == ["a.pt (3) (2)", "b.pt", f"a.pt ({many + 1})"]
+    assert _names(["a (2)", "a", "a", "a"], "archive") == ["a (2)", "a", "a (3)", "a (4)"]
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:

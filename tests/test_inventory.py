@@ -32,8 +32,11 @@ from sane_engine.inventory import (
     remove_item,
     taking_in,
 )
+from sane_engine.inventory.checking import _samples
 from sane_engine.inventory.taking_out import FORMAT
+from sane_engine.sampling.model_code import model_code
 from sane_engine.zoo import Zoo, load_zoo
+from sane_engine.zoo.architecture_spec import ArchitectureSpec
 
 
 def small_zoo(name: str = "mine", seed: int = 0) -> Zoo:
@@ -95,7 +98,7 @@ def test_rebuilding_forgets_what_is_gone_and_keeps_when_things_were_used(filled:
     items()
     index.write({("zoo", "ghost"): index.Row("", 5, 1.0, 1.0, "")})
     index.mark(("zoo", "mine"), time.time() + 1000)
-    old = filled / "zoos" / ".old.removed"
+    old = filled / "zoos" / ".old.sane-removed"
     old.mkdir()
     os.utime(old, (1.0, 1.0))
     assert [item.key for item in rebuild() if item.kind.name == "zoo"] == ["zoo/mine"]
@@ -140,15 +143,22 @@ def test_a_digest_that_was_made_up_is_not_believed(filled: Path, tmp_path: Path)
 
 
 def test_samples_go_out_without_code(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = ArchitectureSpec(hidden=(7,))
+    (filled / "samples" / "drawn" / "provenance.json").write_text(json.dumps({"architecture": spec.to_json()}))
     assert main(["workspace", "--export", "samples/drawn", "--out", str(tmp_path / "s.zip"), "--quiet"]) == 0
     assert main(["workspace", "--remove", "samples/drawn", "--quiet"]) == 0
     capsys.readouterr()
     assert main(["workspace", "--import", str(tmp_path / "s.zip"), "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["item"] == "samples/drawn"
-    assert sorted(path.name for path in (filled / "samples" / "drawn").iterdir()) == [
-        "provenance.json",
-        "sample-0.safetensors",
-    ]
+    came = filled / "samples" / "drawn"
+    assert sorted(path.name for path in came.iterdir()) == ["model.py", "provenance.json", "sample-0.safetensors"]
+    assert (came / "model.py").read_text() == model_code(spec)
+    with pytest.raises(Refusal) as caught:
+        import_item(tmp_path / "s.zip")
+    assert caught.value.code == "item-known"
+    (came / "sample-0.safetensors").write_bytes(b"others")
+    assert import_item(tmp_path / "s.zip").key == "samples/drawn-2"
+    remove_item("samples/drawn-2")
     assert main(["workspace", "--rebuild", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {row["item"] for row in listed["items"]} == {"encoder/fine", "samples/drawn", "zoo/mine"}
@@ -205,6 +215,11 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, bytes]], Any]]
     "other format": ("not-an-item", lambda m, e: m.update(format="sane-explorer/item/9")),
     "job": ("not-an-item", lambda m, e: m.update(kind="job")),
     "name no text": ("not-an-item", lambda m, e: m.update(name=["x"])),
+    "kind no text": ("not-an-item", lambda m, e: m.update(kind=[])),
+    "size a text": ("broken-item", lambda m, e: m["files"]["a.safetensors"].update(bytes="100")),
+    "size a fraction": ("broken-item", lambda m, e: m["files"]["a.safetensors"].update(bytes=100.0)),
+    "size without end": ("broken-item", lambda m, e: m["files"]["a.safetensors"].update(bytes=float("inf"))),
+    "digest a number": ("broken-item", lambda m, e: m["files"]["a.safetensors"].update(sha256=1)),
     "files no object": ("broken-item", lambda m, e: m.update(files=[1])),
     "record no object": ("broken-item", put("provenance.json", b"[]")),
 }
@@ -214,8 +229,6 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, bytes]], Any]]
 def test_a_zip_that_is_not_what_it_says_leaves_nothing(
     case: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sane_engine.inventory.checking import _samples
-
     def check(kind: str, folder: Path) -> str:  # in this process: starting one takes longer than the rest
         try:
             return _samples(folder)
@@ -230,6 +243,23 @@ def test_a_zip_that_is_not_what_it_says_leaves_nothing(
     left = [path for path in workspace.rglob("*") if path.is_file() and not path.name.startswith("index.sqlite3")]
     assert left == [] or {path.name for path in left} == {".import.lock"}
     assert not (workspace.parent / "evil.json").exists()
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"family": "resnet", "blocks": [10**9, 1, 1]},
+        {"hidden": ["1); import os; (1"]},
+        {"hidden": 5},
+        {"classes": "__import__('os')"},
+        {"activation": ["tanh"]},
+        [],
+    ],
+)
+def test_no_code_is_made_of_what_is_no_architecture(architecture: object, tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps({"architecture": architecture}))
+    assert _samples(tmp_path) == _samples(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["provenance.json"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ import pytest
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.sane import encoder_folders
-from sane_engine.workspace import atomic, atomic_file, atomic_folder, quota, require_room, sweep, visible
+from sane_engine.workspace import (
+    atomic,
+    atomic_file,
+    atomic_folder,
+    quota,
+    remove,
+    require_room,
+    strays,
+    sweep,
+    visible,
+)
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -135,18 +145,52 @@ def test_no_write_beyond_the_quota(workspace: Path, tmp_path: Path, monkeypatch:
 
 def test_what_a_killed_process_left_is_seen_by_nobody_and_goes_when_it_is_old(workspace: Path) -> None:
     encoders = workspace / "encoders"
-    half = encoders / ".mine.ab12_xyz"
+    half = encoders / ".mine.sane-tmp.ab12_xyz"
     half.mkdir(parents=True)
     (half / "encoder.json").write_text("{}")
     (encoders / "whole").mkdir()
     (encoders / "whole" / "encoder.json").write_text("{}")
     (workspace / "spectra").mkdir()
-    (workspace / "spectra" / ".abc.parquet.0a1b2c3d.parquet").write_bytes(b"half")
-    assert "whole" in encoder_folders() and ".mine.ab12_xyz" not in encoder_folders()
+    (workspace / "spectra" / ".abc.parquet.sane-tmp.0a1b2c3d.parquet").write_bytes(b"half")
+    assert "whole" in encoder_folders() and ".mine.sane-tmp.ab12_xyz" not in encoder_folders()
     assert visible(workspace / "spectra", "*.parquet") == []
     assert sweep() == 0 and half.exists()
     assert sweep(older_than=-1) == 6
     assert names(encoders) == ["whole"] and names(workspace / "spectra") == []
+
+
+def test_what_users_have_stays_whatever_it_is_called(workspace: Path) -> None:
+    theirs = [
+        "data/clothes/.data.20240101/a.png",
+        "data/clothes/.old.sane-tmp.0a1b2c3d",
+        "data/.gitignore.original",
+        "zoos/mine/.gitignore.original",
+        "zoos/mine/.git.removed/a",
+    ]
+    ours = [
+        "data/.clothes.sane-removed/a.png",
+        "data/.images.sane-tmp.0a1b2c3d",
+        "jobs/a/.progress.json.sane-tmp.0a1b2c3d.json",
+        "zoos/.mine.sane-old.0a1b2c3d/other",
+        "probes/.cell.json.0a1b2c3d.json",  # of a version before
+    ]
+    for name in [*theirs, *ours]:
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_bytes(b"12345")
+    assert sweep(older_than=-1) == 5 * len(ours)
+    assert [name for name in [*theirs, *ours] if (workspace / name).exists()] == theirs
+
+
+def test_what_is_written_and_what_is_removed_is_known_by_its_name(workspace: Path) -> None:
+    target = workspace / "samples" / "item.odd suffix"
+    with atomic_file(target):
+        assert len(strays(workspace)) == 1
+    target.unlink()
+    with atomic_folder(target):
+        assert len(strays(workspace)) == 1
+    assert strays(workspace) == []
+    remove(target)
+    assert names(workspace / "samples") == []
 
 
 def test_uploads_of_a_server_that_was_killed_go_after_a_week(workspace: Path) -> None:
@@ -161,7 +205,7 @@ def test_uploads_of_a_server_that_was_killed_go_after_a_week(workspace: Path) ->
 
 
 def test_a_folder_that_was_moved_aside_comes_back(workspace: Path) -> None:
-    aside = workspace / "zoos" / ".mine.old.0a1b2c3d"
+    aside = workspace / "zoos" / ".mine.sane-old.0a1b2c3d"
     write(aside / "mine", "the last whole one")
     sweep(older_than=-1)
     assert read(workspace / "zoos" / "mine") == "the last whole one" and names(workspace / "zoos") == ["mine"]

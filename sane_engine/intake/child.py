@@ -22,6 +22,7 @@ from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 Answer = dict[str, Any]
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _POLL_SECONDS = 0.1
+_INDEX = ".safetensors.index."
 
 
 def _environment() -> dict[str, str]:
@@ -78,7 +79,8 @@ def answers(sources: list[Path], folder: Path, how: Request) -> Generator[Answer
 
 def _one_child(sources: list[Path], folder: Path, how: Request) -> Generator[Answer]:
     limits = how.limits
-    waits = [limits.patience(source_bytes(path)) for path in sources]
+    folders: dict[Path, int] = {}
+    waits = [limits.patience(source_bytes(path, folders)) for path in sources]
     command = [sys.executable, "-P", "-s", "-m", "sane_engine.intake"]
     with subprocess.Popen(
         command,
@@ -158,12 +160,22 @@ class _Lines:
                     self._buffer += data
 
 
-def source_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files beside an index of shards; what cannot be looked at counts nothing."""
+def source_bytes(path: Path, folders: dict[Path, int] | None = None) -> int:
+    """Bytes of a file, or of all files beside an index of shards; what cannot be looked at counts nothing.
+
+    Args:
+        path: File or folder.
+        folders: What is in folders that were looked through already; added to.
+    """
+    folders = {} if folders is None else folders
     try:
-        if path.is_dir() or path.suffix == ".json":
-            beside = path if path.is_dir() else path.parent
-            return sum(entry.stat().st_size for entry in beside.iterdir() if entry.is_file())
-        return path.stat().st_size
+        is_folder = path.is_dir()
+        # By its name: a folder of checkpoints may have a JSON file, which is no index, beside each of them.
+        if not is_folder and not (path.suffix == ".json" and _INDEX in path.name):
+            return path.stat().st_size
+        beside = path if is_folder else path.parent
+        if beside not in folders:
+            folders[beside] = sum(entry.stat().st_size for entry in beside.iterdir() if entry.is_file())
+        return folders[beside]
     except (OSError, ValueError):  # ValueError: a null character in the path
         return 0

@@ -230,16 +230,18 @@ def _names(members: list[str], shown: str) -> list[str]:
     """What each checkpoint is called; unique, printable, and never a path that leads anywhere."""
     if len(members) == 1:
         return [shown]
-    result: list[str] = []
+    # An archive may have thousands of members of one name: numbers go on where the last of its name stopped.
+    result: dict[str, None] = {}
+    last: Counter[str] = Counter()
     for member in members:
         parts = [part for part in PurePosixPath(member.replace("\\", "/")).parts if part not in {"/", "..", "."}]
         name = refusals.printable("/".join(parts), 200) or "checkpoint"
-        count = 2
         unique = name
         while unique in result:
-            unique, count = f"{name} ({count})", count + 1
-        result.append(unique)
-    return result
+            last[name] += 1
+            unique = f"{name} ({last[name] + 1})"
+        result[unique] = None
+    return list(result)
 
 
 def _checkpoint(

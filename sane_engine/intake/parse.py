@@ -101,8 +101,8 @@ class _Parser:
             raise refusals.too_large(f"an archive of {self.members:,} files")
         models: dict[str, list[Model]] = {}
         consumed: set[str] = set()
-        indices = [name for name in names if name.endswith(".json")]
-        for name in [*indices, *(name for name in names if name not in indices)]:
+        # Indices first: what they name are shards and no checkpoints of their own.
+        for name in sorted(names, key=lambda name: not name.endswith(".json")):
             if name in consumed:
                 continue
             member = inside + name

@@ -18,6 +18,7 @@ from sane_engine.checkpoint import Refusal
 _MOST_CELLS = 100_000_000
 _LARGEST_TABLE = 4 * 1024**3
 _CPU_SECONDS = 900
+_MOST_BLOCKS = 10_000
 
 
 def main(kind: str, folder: Path) -> int:
@@ -78,10 +79,31 @@ def _embeddings(folder: Path) -> str:
 
 
 def _samples(folder: Path) -> str:
+    from sane_engine.inventory.taking_out import digest_of_files
+
     # The weights are opened by the intake, like any other checkpoint, when they are asked for.
-    if not isinstance(json.loads((folder / "provenance.json").read_text(encoding="utf-8")), dict):
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
         raise Refusal("broken-item", "its record makes no sense")
-    return ""
+    code = _model_code(record.get("architecture"))
+    if code is not None:
+        (folder / "model.py").write_text(code, encoding="utf-8")
+    return digest_of_files("samples", folder)
+
+
+def _model_code(architecture: object) -> str | None:
+    """The definition that the samples' README speaks of: made here of checked numbers, as code is never let in."""
+    from sane_engine.sampling.model_code import model_code
+    from sane_engine.zoo.architecture_families import architecture_from_json
+
+    if not isinstance(architecture, dict):
+        return None
+    try:
+        spec = architecture_from_json(architecture)
+    except (ValueError, TypeError):
+        return None
+    # A few bytes can ask for a billion blocks.
+    return None if sum(getattr(spec, "blocks", ())) > _MOST_BLOCKS else model_code(spec)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.inventory import index
-from sane_engine.workspace import discard, size_of, strays, sweep, visible, workspace_root
+from sane_engine.workspace import remove, size_of, strays, sweep, visible, workspace_root
 
 _LARGEST_RECORD = 64 * 1024 * 1024
 _USED_EVERY = 60.0
@@ -156,10 +156,7 @@ def remove_item(key: str) -> None:
             raise Refusal(
                 "item-in-use", f"The job “{job.title}” uses {item.label}.", "Cancel it, or wait for its end."
             )
-    aside = item.path.with_name(f".{item.name}.removed")
-    discard(aside)
-    item.path.replace(aside)
-    discard(aside)
+    remove(item.path)
 
 
 def mark_used(path: Path) -> None:

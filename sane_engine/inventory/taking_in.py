@@ -15,19 +15,19 @@ import re
 import struct
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.inventory.items import KINDS, Item, find_item
-from sane_engine.inventory.taking_out import CHUNK, EXPORTABLE, FILES, FORMAT, MANIFEST
+from sane_engine.inventory.taking_out import CHUNK, EXPORTABLE, FILES, FORMAT, MANIFEST, digest_of_files
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.workspace import (
     assets_root,
@@ -36,6 +36,7 @@ from sane_engine.workspace import (
     disk_full,
     plain_name,
     require_room,
+    unfinished_folder,
     workspace_root,
 )
 
@@ -51,7 +52,25 @@ _FREE_RATIO_BYTES = 1024 * 1024
 CHECK_SECONDS = 600.0
 _LOCK_SECONDS = 30.0
 _CODE = Path(__file__).resolve().parents[2]
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What ``item.json`` says, once it is known to be possible.
+
+    Attributes:
+        kind: One that can be exported.
+        name: What the item was called; any text.
+        sizes: File name → bytes.
+        digests: File name → sha256, 64 hexadecimal digits.
+    """
+
+    kind: str
+    name: str
+    sizes: Mapping[str, int]
+    digests: Mapping[str, str]
 
 
 def import_item(
@@ -114,7 +133,7 @@ def _count_directory(stream: BinaryIO) -> None:
     stream.seek(0)
 
 
-def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
+def _manifest(archive: zipfile.ZipFile) -> _Manifest:
     """What ``item.json`` says, checked against the directory of the zip."""
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -134,16 +153,22 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     try:
         content = json.loads(archive.read(MANIFEST).decode("utf-8"))
         kind, name, files = content["kind"], content["name"], content["files"]
-        sizes = {str(file): int(about["bytes"]) for file, about in files.items()}
-        digests = [str(about["sha256"]) for about in files.values()]
+        sizes = {file: about["bytes"] for file, about in files.items()}
+        digests = {file: about["sha256"] for file, about in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(f"its {MANIFEST} makes no sense") from error
-    if content.get("format") != FORMAT or kind not in EXPORTABLE or not isinstance(name, str):
+    told = isinstance(kind, str) and isinstance(name, str)
+    if content.get("format") != FORMAT or not told or kind not in EXPORTABLE:
         raise Refusal(
             "not-an-item",
             "The zip holds no item that this version knows.",
             "Update SANE Explorer, or export again.",
         )
+    # A bool is an int to isinstance, and neither 1.0 nor Infinity is a number of bytes.
+    if not all(type(size) is int for size in sizes.values()):
+        raise _broken("a size is not a whole number")
+    if not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests.values()):
+        raise _broken("a digest makes no sense")
     if bad := [file for file in sizes if not EXPORTABLE[kind].fullmatch(file)]:
         raise _broken(f"a {kind} has no file {bad[0][:60]!r}")
     if KINDS[kind].marker not in sizes or {FILES + file for file in sizes} | {MANIFEST} != set(names):
@@ -151,32 +176,32 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     declared = {
         entry.filename.removeprefix(FILES): entry.file_size for entry in entries if entry.filename != MANIFEST
     }
-    if declared != sizes or not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in digests):
-        raise _broken("sizes or digests disagree")
-    return dict(content)
+    if declared != sizes:
+        raise _broken("sizes disagree")
+    return _Manifest(kind, name, sizes, digests)
 
 
 def _take_in(
-    archive: zipfile.ZipFile, manifest: dict[str, Any], progress: Progress, cancelled: CancelCheck | None
+    archive: zipfile.ZipFile, manifest: _Manifest, progress: Progress, cancelled: CancelCheck | None
 ) -> Item:
-    kind, files = KINDS[manifest["kind"]], manifest["files"]
-    total = sum(about["bytes"] for about in files.values())
+    kind = KINDS[manifest.kind]
+    total = sum(manifest.sizes.values())
     require_room(total)
     root = workspace_root() / kind.pattern.split("/")[0]
     root.mkdir(parents=True, exist_ok=True)
     # Under a name that nobody reads first: what it is called is known once it was looked at.
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=".import."))
+    folder = unfinished_folder(root / "import")
     try:
         done = 0
-        for file, about in files.items():
-            done = _unpack(archive, file, about, folder / file, done, total, progress, cancelled)
+        for file in manifest.sizes:
+            done = _unpack(archive, manifest, file, folder / file, done, total, progress, cancelled)
         progress(total, max(1, total), "Looking at it")
         digest = _check(kind.name, folder)
         with _one_at_a_time():
-            name = _free_name(root, kind.name, manifest["name"], digest)
+            name = _free_name(root, kind.name, manifest.name, digest)
             with atomic_folder(root / name) as temporary:
-                for file in files:
-                    (folder / file).replace(temporary / file)
+                for path in sorted(folder.iterdir()):  # what came in, and what the check made of it
+                    path.replace(temporary / path.name)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise disk_full("the item") from error
@@ -189,8 +214,8 @@ def _take_in(
 
 def _unpack(
     archive: zipfile.ZipFile,
+    manifest: _Manifest,
     file: str,
-    about: dict[str, Any],
     target: Path,
     done: int,
     total: int,
@@ -202,12 +227,12 @@ def _unpack(
         while piece := packed.read(CHUNK):
             stop_if(cancelled)
             size += len(piece)
-            if size > about["bytes"]:
+            if size > manifest.sizes[file]:
                 raise _broken("an entry is larger than it says")
             sha.update(piece)
             out.write(piece)
             progress(done + size, max(1, total), file)
-    if size != about["bytes"] or sha.hexdigest() != about["sha256"]:
+    if size != manifest.sizes[file] or sha.hexdigest() != manifest.digests[file]:
         raise _broken(f"{file} is not the file that was exported")
     return done + size
 
@@ -252,10 +277,13 @@ def _free_name(root: Path, kind: str, wanted: str, digest: str) -> str:
             continue  # what ships with the code would hide it
         if not (root / name).exists():
             return name
-        here = find_item(f"{kind}/{name}") if (root / name / KINDS[kind].marker).is_file() else None
-        if here is not None and digest and here.digest == digest:
+        if (root / name / KINDS[kind].marker).is_file() and _digest_here(kind, root / name) == digest:
             raise _known(name)
     raise _broken("every name for it is taken")
+
+
+def _digest_here(kind: str, folder: Path) -> str:
+    return digest_of_files(kind, folder) if kind == "samples" else find_item(f"{kind}/{folder.name}").digest
 
 
 @contextmanager

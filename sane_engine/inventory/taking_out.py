@@ -11,6 +11,7 @@ import json
 import os
 import re
 import zipfile
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from sane_engine.checkpoint import Refusal
@@ -23,6 +24,7 @@ MANIFEST, FILES = "item.json", "files/"
 CHUNK = 1024 * 1024
 
 # What may be in an item of a kind. Nothing else goes out, and nothing else comes in: no folders, no other suffix.
+# Code never travels: the model.py of samples is made again, from their record, where they are taken in.
 _EMBEDDINGS = r"(embeddings|sane-reference|layer-points|projection-(models|layers)-(umap|pca))\.safetensors"
 EXPORTABLE: dict[str, re.Pattern[str]] = {
     "zoo": re.compile(r"(zoo|symmetry)\.json|properties\.parquet|weights(-\d{1,5})?\.safetensors"),
@@ -41,6 +43,8 @@ def export_item(
     cancelled: CancelCheck | None = None,
 ) -> Item:
     """Write a zoo, an encoder, embeddings or a set of samples as one zip.
+
+    Code is left out: the ``model.py`` of samples is written again, from their record, where they are taken in.
 
     Args:
         key: ``kind/name``, such as ``zoo/mine``.
@@ -98,6 +102,16 @@ def _write(item: Item, stream: BinaryIO, progress: Progress, cancelled: CancelCh
         raise _changed(item) from error
     if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
         raise _changed(item)
+
+
+def digest_of_files(kind: str, folder: Path) -> str:
+    """SHA-256 of the names and contents of all files that an item of a kind takes along."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and EXPORTABLE[kind].fullmatch(path.name):
+            with path.open("rb") as stream:
+                total.update(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

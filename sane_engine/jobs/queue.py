@@ -36,6 +36,7 @@ from sane_engine.jobs.job import (
     write_json,
 )  # fmt: skip
 from sane_engine.workspace import atomic_folder, workspace_root
+from sane_engine.workspace import remove as remove_folder
 
 OWN_FOLDER = "{job}"
 """In the arguments of a job: its own folder, for its state, so that a second try goes on where the first ended."""
@@ -211,14 +212,10 @@ def remove(name: str) -> None:
     Raises:
         Refusal: There is no such job, or it has not ended (``job-active``).
     """
-    import shutil
-
     with _locked():
         job = _ended(name)
         _stop_orphan(job)
-        aside = job.folder.with_name(f".{job.id}.removed")
-        job.folder.rename(aside)  # gone at once for every reader, also if this process ends before the next line
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_folder(job.folder)
 
 
 def _ended(name: str) -> Job:

@@ -1,7 +1,8 @@
 """Files on disk, written so that a reader sees the old content or the new, never half of either.
 
 What is not finished has a name that begins with a dot, which no reader looks at; a killed process leaves it behind,
-and :func:`sane_engine.workspace.sweep` takes it away.
+and :func:`sane_engine.workspace.sweep` takes it away. Such names say that they are ours: users have files whose
+names begin with a dot too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 _PUBLIC_FILE = 0o666 & ~_UMASK
 _PUBLIC_FOLDER = 0o777 & ~_UMASK
+
+# Between the name it is to have, or had, and what makes it unique.
+UNFINISHED, ASIDE, REMOVED = ".sane-tmp.", ".sane-old.", ".sane-removed"
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
@@ -52,7 +56,9 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(target)
     with _room_for(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+        descriptor, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name}{UNFINISHED}", suffix=target.suffix
+        )
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -80,7 +86,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(target)
     with _room_for(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        temporary = unfinished_folder(target)
         try:
             yield temporary
             _admit(temporary, target)
@@ -93,6 +99,23 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
             sync(target.parent)
         finally:
             discard(temporary)  # after an exchange, this is what was there before
+
+
+def unfinished_folder(target: Path) -> Path:
+    """A new folder beside a place, that no reader looks at and that goes if its process is killed."""
+    return Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{UNFINISHED}"))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder at once for every reader, also if the process ends before all of it is gone.
+
+    Raises:
+        OSError: It could not be moved out of the way.
+    """
+    aside = path.with_name(f".{path.name}{REMOVED}")
+    discard(aside)
+    path.replace(aside)
+    discard(aside)
 
 
 def discard(path: Path) -> None:
@@ -128,7 +151,7 @@ def _put(temporary: Path, target: Path) -> None:
 
 
 def _put_in_two_steps(temporary: Path, target: Path) -> None:
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{ASIDE}"))
     try:
         target.replace(aside / target.name)
         try:

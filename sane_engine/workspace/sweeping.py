@@ -8,17 +8,24 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from sane_engine.workspace.atomic import discard
+from sane_engine.workspace.atomic import ASIDE, REMOVED, UNFINISHED, discard
 from sane_engine.workspace.places import workspace_root
 from sane_engine.workspace.quota import size_of
 
 _DAY = 24 * 3600.0
 # Uploads that are open on a page lie here for as long as the page does; a killed server leaves them.
 _INCOMING, _INCOMING_DAYS = "incoming", 7
-# A dot, the name it was to have, and what `tempfile` puts behind it; or a folder that was being removed.
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.[A-Za-z0-9]+)?")
-_REMOVED = re.compile(r"\..+\.removed")
-_ASIDE = re.compile(r"\.(.+)\.old\.[a-z0-9_]{8}")
+# A dot, the name it was to have, that it is ours, and what `tempfile` puts behind it; or what was being removed.
+_UNIQUE = "[a-z0-9_]{8}"
+_ASIDE = re.compile(rf"\.(.+){re.escape(ASIDE)}{_UNIQUE}")
+_OURS = re.compile(
+    rf"\..+({re.escape(UNFINISHED)}{_UNIQUE}(\..*)?|{re.escape(ASIDE)}{_UNIQUE}|{re.escape(REMOVED)})"
+)
+# Of versions that did not say so: taken away only where nobody but the app writes.
+_EARLIER = re.compile(rf"\..+(\.{_UNIQUE}(\.[A-Za-z0-9]+)?|\.removed)")
+_OF_THE_APP = ("embeddings", "jobs", "probes", "spectra", "uploads")
+# Data sets of the user's own: whatever is inside them stays.
+_OF_THE_USER = "data"
 
 
 def sweep(root: Path | None = None, *, older_than: float = _DAY) -> int:
@@ -49,13 +56,14 @@ def sweep(root: Path | None = None, *, older_than: float = _DAY) -> int:
 
 
 def strays(root: Path) -> list[Path]:
-    """Everything below a folder that has the name of something unfinished, also what is being written right now."""
+    """Everything below a workspace that is named as something unfinished, also what is being written right now."""
     found = []
     for folder, folders, files in os.walk(root):
+        top = Path(folder).relative_to(root).parts[:1]
         for name in [*folders, *files]:
-            if _TEMPORARY.fullmatch(name) or _REMOVED.fullmatch(name) or _ASIDE.fullmatch(name):
+            if _OURS.fullmatch(name) or (top and top[0] in _OF_THE_APP and _EARLIER.fullmatch(name)):
                 found.append(Path(folder) / name)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and top != (_OF_THE_USER,)]
     return found
 
 
