@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.layer_scales import LayerScales
 from benchmarks.stranger_probes import PROBES, Fitted, Probe, fit_probe, frobenius_products, inner_tau, recipes_of
 from benchmarks.stranger_scores import Scores, score
 from sane_engine.checkpoint import Refusal
-from sane_engine.representations import representation
+from sane_engine.representations import Entry, representation
 from sane_engine.revision import commit
 from sane_engine.workspace import atomic_file
 from sane_engine.zoo import Zoo, load_zoo
 
 REPRESENTATIONS = (
+    "scales",
     "statistics",
     "weightwatcher",
     "behaviour",
@@ -37,10 +39,12 @@ REPRESENTATIONS = (
     "sane",
     "sane-layers",
     "sane-predictive",
+    "scales+consensus",
     "behaviour+consensus",
+    "scales+behaviour+consensus",
     "sane-predictive+consensus",
 )
-"""Names of the registry; ``a+b`` are two side by side."""
+"""Names of the registry, and ``scales``; ``a+b`` are two side by side."""
 
 TRIVIAL = "product of Frobenius norms"
 
@@ -124,7 +128,7 @@ def _one(
     name: str, zoo: Zoo, strangers: Zoo, seeds: Sequence[int]
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, str], list[Fitted]]]:
     """One representation with every probe: its score on the zoo, and what it says of the strangers."""
-    parts = [representation(part) for part in name.split("+")]
+    parts = [_entry(part) for part in name.split("+")]
     used = list(seeds) if any(part.seeded for part in parts) else [0]
     inner: dict[Probe, list[float]] = {probe: [] for probe in PROBES}
     fitted: dict[tuple[str, str], list[Fitted]] = {(name, probe.name): [] for probe in PROBES}
@@ -150,12 +154,18 @@ def _one(
     return rows, fitted
 
 
+def _entry(name: str) -> Entry:
+    if name == LayerScales.name:
+        return Entry(name, "Layer scales", "Norms and singular values.", "weights", lambda seed: LayerScales())
+    return representation(name)
+
+
 _MADE: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
 
 def _features(name: str, seed: int, zoo: Zoo, strangers: Zoo) -> tuple[np.ndarray, np.ndarray]:
     """Features of the zoo and of the strangers; fitted on the zoo, no label of either is seen."""
-    entry = representation(name)
+    entry = _entry(name)
     key = (name, seed if entry.seeded else 0)
     if key not in _MADE:
         made = entry.make(key[1]).fit(zoo)

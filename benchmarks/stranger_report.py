@@ -1,0 +1,76 @@
+"""docs/strangers.md from the numbers of ``benchmarks.strangers``."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+_COLUMNS = (
+    "representation", "probe", "zoo: τ", "strangers: τ", "above .9: τ", "above .9: error", "inside interval",
+    "flagged", "inside or flagged",
+)  # fmt: skip
+_HEAD = ["| " + " | ".join(_COLUMNS) + " |", "| --- " * len(_COLUMNS) + "|"]
+
+_WHO = """{strangers} checkpoints of {groups} groups, all of the network of the PyTorch MNIST tutorial, ranked by
+test accuracy from their weights alone. What ranks them was fitted on a zoo of ours of that network,
+`{zoo}`: {models} models, {checkpoints} checkpoints, {recipes} recipes."""
+
+_HOW = """Every representation gets the same six probes: ridge or kernel ridge, on the accuracy, the logarithm of
+the error rate, or normal scores of the ranks; features are clipped to their range in the zoo. Which
+representation and which probe is decided on the zoo alone, by Kendall's τ on recipes (optimiser,
+initialisation, learning rate) that are held out: the column *zoo*. The strangers' accuracies take no
+part in it. The τ of the strangers has a 95 % bootstrap interval over groups; of what is trained, the
+mean of {seeds} seeds is shown. *Flagged* is what lies outside of what the zoo knows; intervals are of
+90 %, from residuals on held-out recipes."""
+
+
+def _filled(text: str, **values: Any) -> str:
+    return textwrap.fill(" ".join(text.format(**values).split()), 118, break_long_words=False)
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The whole document."""
+    chosen, trivial = record["chosen"], record["trivial"]
+    best: dict[str, dict[str, Any]] = {}
+    for row in record["rows"]:
+        if row["name"] not in best or row["inner_tau"] > best[row["name"]]["inner_tau"]:
+            best[row["name"]] = row
+    ours = next(r for r in record["rows"] if (r["name"], r["probe"]) == (chosen["name"], chosen["probe"]))
+    found = ours["strangers"]
+    lines = ["# Strangers' checkpoints", "", _filled(_WHO, **record), "", f"    {record['command']}", ""]
+    lines += [_filled(_HOW, **record), ""]
+    lines += [
+        f"**The configuration: {chosen['name']}, {chosen['probe']}.** τ = {found['tau']:.2f} "
+        f"({found['low']:.2f} to {found['high']:.2f}); mean",
+        f"absolute error {found['mae_good']:.4f} where the accuracy is above .9; "
+        f"{found['covered_or_flagged']:.0%} are inside their interval or flagged,",
+        f"{found['flagged']:.0%} are flagged.",
+        "",
+        *_HEAD,
+        *(_line(row, bold=row is ours) for row in sorted(best.values(), key=lambda row: -row["inner_tau"])),
+        f"| product of the four Frobenius norms | nothing is fitted | {trivial['zoo_tau']:.2f} "
+        f"| {trivial['tau']:.2f} ({trivial['low']:.2f} to {trivial['high']:.2f}) | | | | | |",
+        "",
+        "Of each representation the probe is shown that does best on the zoo. The others:",
+        "",
+        *_HEAD,
+        *(_line(row, bold=False) for row in record["rows"] if row is not best[row["name"]]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: dict[str, Any], *, bold: bool) -> str:
+    found = row["strangers"]
+    name = f"**{row['name']}**" if bold else row["name"]
+    cells = (
+        name,
+        row["probe"],
+        f"{row['inner_tau']:.2f}",
+        f"{found['tau']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
+        f"{found['tau_good']:.2f}",
+        f"{found['mae_good']:.4f}",
+        f"{found['covered']:.0%}",
+        f"{found['flagged']:.0%}",
+        f"{found['covered_or_flagged']:.0%}",
+    )
+    return "| " + " | ".join(cells) + " |"
