@@ -14,7 +14,7 @@ from pages.components.encoder_form import encoder_form
 from pages.components.errors import explain, show_failure, show_refusal
 from pages.components.job_views import job_card, known_jobs
 from pages.components.library import zoo_location
-from pages.components.navigation import page, page_path
+from pages.components.navigation import link_to, page
 from pages.components.show import inert, show_caption
 from pages.components.zoo_form import zoo_form
 from sane_engine.checkpoint import Refusal
@@ -124,7 +124,7 @@ def _put_away() -> None:
 def main() -> None:
     if st.session_state.get("train-job"):
         st.fragment(_latest, run_every=2.0)()
-        st.page_link(page_path("jobs"), label="All jobs", icon=":material/list:")
+        link_to("jobs", "All jobs", ":material/list:")
     what = st.segmented_control(
         "Train", (ZOO, ENCODER), default=ZOO, required=True, key="train-what", persist_state="session"
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Literal, NoReturn
 
 import numpy as np
 import streamlit as st
@@ -18,7 +19,7 @@ from PIL.Image import Image, fromarray
 
 from pages.components.errors import show_refusal
 from pages.components.sidebar import sidebar
-from pages.components.state import restore_from_link, write_link
+from pages.components.state import link, restore_from_link, write_link
 from pages.components.warm import warm_up
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import Cancelled
@@ -58,7 +59,8 @@ def _declare() -> st.Page:
     ]
     alias = st.Page(_FOLDER / "explore.py", title="Explore", url_path="explore", visibility="hidden")
     _Router.declared = True
-    return st.navigation({TITLE: [*pages, alias]})
+    # The menu is our own: Streamlit's drops the query, and putting it back would cost the user a second step back.
+    return st.navigation([*pages, alias], position="hidden")
 
 
 @cache
@@ -85,6 +87,27 @@ def page_path(name: str) -> str:
     return str(_FOLDER / f"{name}.py")
 
 
+def link_to(
+    name: str, label: str, icon: str | None = None, *, width: Literal["content", "stretch"] = "content"
+) -> None:
+    """Draw a link to a page that takes the shared state along in the address."""
+    st.page_link(page_path(name), label=label, icon=icon, width=width, query_params=link())
+
+
+def go_to(name: str) -> NoReturn:
+    """Show a page instead of this one, with the shared state in the address."""
+    st.switch_page(page_path(name), query_params=link())
+
+
+def _menu() -> None:
+    with st.sidebar:
+        st.caption(TITLE)
+        with st.container(gap="xsmall"):
+            for name, title in _PAGES:
+                link_to(name, title, width="stretch")
+        st.divider()
+
+
 @contextmanager
 def page(title: str) -> Iterator[None]:
     """Frame a page: settings, shared state from the link, sidebar, title; afterwards the link for this view."""
@@ -93,6 +116,7 @@ def page(title: str) -> Iterator[None]:
         st.rerun()
     st.set_page_config(page_title=f"{title} · {TITLE}", page_icon=_icon(), layout="wide")
     restore_from_link()
+    _menu()
     sidebar()
     st.title(title, anchor=False)
     try:

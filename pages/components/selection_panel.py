@@ -8,7 +8,7 @@ from pages.components import state
 from pages.components.current import Current
 from pages.components.errors import explain
 from pages.components.labels import first_columns, short_label
-from pages.components.navigation import page_path
+from pages.components.navigation import go_to, link_to
 from pages.components.show import inert, show_caption, show_table, three
 from sane_engine.tables import set_apart
 
@@ -69,7 +69,7 @@ def _actions(now: Current, rows: list[int]) -> None:
             icon=":material/keep:",
             help="Compare one checkpoint with everything else, on every page.",
         )
-        st.page_link(page_path("layers"), label="Compare layers", icon=":material/stacked_line_chart:")
+        link_to("layers", "Compare layers", ":material/stacked_line_chart:")
         if st.button(
             "Use as anchors",
             key="to-anchors",
@@ -78,7 +78,7 @@ def _actions(now: Current, rows: list[int]) -> None:
             help="Sample new models around these.",
         ):
             st.session_state["sample_anchors"] = "Selection"
-            st.switch_page(page_path("sample"))
+            go_to("sample")
 
 
 def _apart(now: Current, rows: list[int]) -> None:

@@ -108,8 +108,8 @@ def restore_from_link() -> None:
     st.session_state.setdefault(SELECTION_ZOO, st.session_state[ZOO])
 
 
-def write_link() -> None:
-    """Put the shared state into the address; defaults are left out."""
+def link() -> dict[str, str]:
+    """The shared state as an address carries it; defaults are left out."""
     wanted: dict[str, str] = {}
     # Rows are of the zoo they were chosen in; beside the name of another one they would choose other models.
     foreign = st.session_state.get(SELECTION_ZOO) not in (st.session_state.get(ZOO), None)
@@ -120,6 +120,12 @@ def write_link() -> None:
         text = part.write(value)
         if text and len(text) <= _LONGEST_ROWS:
             wanted[part.key] = text
+    return wanted
+
+
+def write_link() -> None:
+    """Put the shared state into the address."""
+    wanted = link()
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
 

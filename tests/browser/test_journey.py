@@ -82,12 +82,32 @@ def test_deep_link_as_the_first_request_to_a_fresh_server(browser: Any, tmp_path
         page.goto(f"{address}/{name}?zoo=digits&selection=0-3&epoch=Last")
         settle(page)
         assert page.locator("h1").inner_text() == name.capitalize()
-        menu = page.locator("[data-testid=stSidebarNav]").inner_text()
-        assert [line.lower() for line in menu.split("\n") if line.lower() in PAGES] == list(PAGES)
+        menu = page.locator("[data-testid=stSidebar] [data-testid=stPageLink]").all_inner_texts()
+        assert [line.strip().lower() for line in menu] == list(PAGES)
         page.get_by_text("Selection: 4 checkpoints").wait_for()
         assert "selection=0-3" in page.url.replace("%2C", ",")
         assert_no_error(page)
         assert not page.strangers, "the app asked another server for something"
+
+
+def test_the_menu_keeps_the_view_and_back_is_one_step(browser: Any, tmp_path: Path) -> None:
+    def go(page: Any, name: str) -> None:
+        page.locator("[data-testid=stSidebar] [data-testid=stPageLink]").get_by_text(name, exact=True).click()
+        page.wait_for_function("name => document.querySelector('h1')?.innerText === name", arg=name)
+        settle(page)
+
+    with server(tmp_path) as address, tab(browser) as page:
+        page.goto(f"{address}/zoo?zoo=digits&selection=0-3")
+        settle(page)
+        for name in ("Jobs", "Workspace"):
+            go(page, name)
+            assert "selection=0-3" in page.url.replace("%2C", ",")
+        for name in ("Jobs", "Zoo"):
+            page.go_back()
+            page.wait_for_function("name => document.querySelector('h1')?.innerText === name", arg=name)
+            settle(page)
+            page.get_by_text("Selection: 4 checkpoints").wait_for()
+        assert_no_error(page)
 
 
 def lasso(page: Any) -> None:
