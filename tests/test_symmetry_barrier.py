@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_symmetry_finding import network, symmetry_of
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import Cancelled
-from sane_engine.symmetry import Symmetry, barrier, find_symmetry, groups_table, movement
+from sane_engine.sampling.batch_norm import conditioning
+from sane_engine.symmetry import Symmetry, barrier, find_symmetry, groups_table, movement, symmetry_of_zoo
 from sane_engine.symmetry.interpolating import Line
+from sane_engine.symmetry.spec import Factor, Group
 from sane_engine.zoo import Zoo, load_zoo
-from sane_engine.zoo.architectures import build
+from sane_engine.zoo.architectures import build, evaluate
+from sane_engine.zoo.resnet_spec import ResNetSpec
 from sane_engine.zoo.task import Task, activation_of, task_of_zoo
 
 GOOD = 11  # a row at the last epoch
@@ -66,6 +72,45 @@ def test_the_height_is_the_excess_over_the_chord() -> None:
     line = Line(np.array([0.0, 0.5, 1.0]), np.zeros(3), np.array([1.0, 4.0, 3.0]))
     assert line.height == pytest.approx(2.0)
     assert Line(np.array([0.0, 0.5, 1.0]), np.zeros(3), np.array([1.0, 1.0, 3.0])).height == 0
+
+
+def test_running_statistics_are_measured_again_at_every_point() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spec = ResNetSpec(widths=(4, 6), blocks=(1, 1), classes=10)
+    one, other = (
+        {n: torch.randn(s, generator=generator) / max(1, prod(s[1:])) ** 0.5 for n, s in spec.shapes.items()}
+        for _ in range(2)
+    )
+    for model in (one, other):
+        model.update({n: t.abs() + 0.5 for n, t in model.items() if n.endswith("running_var")})
+        model.update({n: torch.tensor(3) for n in spec.counters})
+    table = pd.DataFrame({"model": ["a", "b"], "epoch": 1, "split": "train"})
+    provenance = {"spec": {"dataset": "digits"}}
+    zoo = Zoo.from_models("norms", table, [one, other], architecture=spec.to_json(), provenance=provenance)
+    task, symmetry = task_of_zoo(zoo), symmetry_of_zoo(zoo)
+    with pytest.raises(Refusal) as caught:
+        barrier(one, other, symmetry, task, points=3)
+    assert caught.value.code == "running-statistics"
+    measure = conditioning(zoo)
+    assert measure is not None
+    found = barrier(one, other, symmetry, task, points=3, condition=measure)
+    assert found.conditioned
+    middle = {n: torch.lerp(one[n].double(), other[n].double(), 0.5).to(one[n].dtype)[None] for n in one}
+    measured = measure(middle)
+    assert not torch.allclose(measured["bn1.running_var"], middle["bn1.running_var"], rtol=0.1)
+    loss = float(evaluate(spec, measured, task.images, task.labels)[1])
+    assert found.before.loss[1] == pytest.approx(loss, rel=1e-4)
+    assert loss != pytest.approx(float(evaluate(spec, middle, task.images, task.labels)[1]), rel=0.01)
+    copy = symmetry.permute(one, symmetry.random(torch.Generator().manual_seed(0)))
+    assert barrier(copy, one, symmetry, task, points=3, condition=measure).after.height == pytest.approx(
+        0, abs=1e-4
+    )
+
+
+def test_networks_without_batch_norm_are_not_conditioned(zoo: Zoo, task: Task, symmetry: Symmetry) -> None:
+    assert conditioning(zoo) is None
+    model = zoo.tensors(GOOD)
+    assert not barrier(model, model, symmetry, task, points=2, condition=lambda stacked: {}).conditioned
 
 
 def test_it_reports_and_can_be_stopped(zoo: Zoo, task: Task, symmetry: Symmetry) -> None:
@@ -123,6 +168,17 @@ def test_flipped_signs_are_counted(zoo: Zoo, symmetry: Symmetry) -> None:
     found = movement(symmetry.permute(model, planted), model, symmetry)
     assert found.groups["flipped"].tolist() == [2 / 8, 0, 0, 0]
     assert (found.moved, found.flipped) == (0, pytest.approx(2 / 38))
+
+
+def test_a_unit_with_several_signs_has_flipped_where_one_of_them_has() -> None:
+    value, gate = (((Factor(4, 0, sign),),) for sign in (0, 1))
+    symmetry = Symmetry((Group(4, label="gated"),), (0, 0), {"value": (value,), "gate": (gate,)})
+    model = {"value": torch.tensor([1.0, 2.0, 3.0, 4.0]), "gate": torch.tensor([4.0, 3.0, 2.0, 1.0])}
+    planted = symmetry.identity()
+    planted.flips[0][:2] = -1
+    planted.flips[1][1] = -1  # a dictionary by group would keep these signs alone
+    found = movement(model, model, symmetry, permutations=planted)
+    assert found.groups["flipped"].tolist() == [0.5] and found.flipped == 0.5
 
 
 def test_a_diverged_network_is_refused(zoo: Zoo, symmetry: Symmetry) -> None:

@@ -125,11 +125,32 @@ def test_another_network_is_refused() -> None:
         symmetry.permute({"0.weight": torch.zeros(3, 3)}, symmetry.identity())
 
 
-def test_tied_tensors_stay_tied() -> None:
+@pytest.mark.parametrize("keep_vars", [True, False], ids=["one object", "an object for each name"])
+def test_tied_tensors_stay_tied(keep_vars: bool) -> None:
     module = network("gpt-2")
-    state = dict(module.state_dict(keep_vars=True))
+    state = dict(module.state_dict(keep_vars=keep_vars))
+    assert (state["lm_head.weight"] is state["wte.weight"]) is keep_vars
     permuted = symmetry_of("gpt-2").permute(state, symmetry_of("gpt-2").random(torch.Generator().manual_seed(0)))
     assert permuted["lm_head.weight"] is permuted["wte.weight"]
+
+
+class Masked(nn.Module):
+    """A network whose last output is what it is told, whatever its weights."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, value]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x))) + self.mask
+
+
+def test_what_is_no_number_verifies_nothing() -> None:
+    example = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert find_symmetry(Masked(-torch.inf), example).n_neurons == 6
+    found = find_symmetry(Masked(torch.nan), example)
+    assert found.is_trivial and "not numbers" in found.notes[-1]
 
 
 def test_the_module_and_the_random_state_are_left_alone() -> None:

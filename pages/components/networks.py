@@ -98,6 +98,7 @@ class Networks:
         Raises:
             Refusal: It is not known how to run these networks, or on which images; the message says which.
         """
+        from sane_engine.sampling.batch_norm import conditioning
         from sane_engine.symmetry import barrier
         from sane_engine.zoo.task import activation_of, task_of_zoo
 
@@ -117,6 +118,7 @@ class Networks:
                 symmetry,
                 _TASKS.get(zoo.digest, lambda: task_of_zoo(zoo)),
                 activation=activation,
+                condition=conditioning(zoo, activation=activation),
                 progress=progress,
             )
 

@@ -219,6 +219,8 @@ def _walk(line: Barrier, a: str, b: str, name: str) -> None:
     """The straight line between both networks, before and after."""
     where = f"(1 − t) · [{a}] + t · [{b}]"
     scope = f"n = {line.n_images} test images of {line.dataset} · {len(line.before.share)} points"
+    if line.conditioned:
+        scope += " · running statistics measured again at every point, on training images without labels"
     before, after = three(line.before.height), three(line.after.height)
     left, right = st.columns(2, gap="medium")
     with left:

@@ -155,17 +155,20 @@ def _barrier(
     arguments: argparse.Namespace,
     console: Console,
 ) -> dict[str, Any]:
+    from sane_engine.sampling.batch_norm import conditioning
     from sane_engine.symmetry import barrier
     from sane_engine.zoo.task import activation_of, task_of_zoo
 
+    activation = activation_of(zoo, _rows(moving, staying))
     found = barrier(
         moving.tensors,
         staying.tensors,
         symmetry,
         task_of_zoo(zoo),
-        activation=activation_of(zoo, _rows(moving, staying)),
+        activation=activation,
         points=arguments.points,
         permutations=permutations,
+        condition=conditioning(zoo, activation=activation, cancelled=console.cancelled),
         progress=console.progress,
         cancelled=console.cancelled,
     )
@@ -174,6 +177,7 @@ def _barrier(
         "height_after": found.after.height,
         "data_set": found.dataset,
         "test_images": found.n_images,
+        "running_statistics": "measured again at every point" if found.conditioned else "none",
         "line": found.table().to_dict(orient="list"),
     }
 

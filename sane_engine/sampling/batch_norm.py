@@ -8,8 +8,10 @@ noise that looks a little like images where there are none (as in REPAIR, Jordan
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,9 @@ from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.spaces import Space, decode_models
 from sane_engine.sampling.task import Task
+
+if TYPE_CHECKING:
+    from sane_engine.zoo import Zoo
 
 Condition = Literal["auto", "images", "noise", "none"]
 CONDITIONS: tuple[Condition, ...] = ("auto", "images", "noise", "none")
@@ -89,6 +94,32 @@ def condition(
                 if measured is not None and f"{name}.{leaf}" in result:
                     result[f"{name}.{leaf}"][number] = measured
     return result
+
+
+def conditioning(
+    zoo: Zoo, *, activation: str | None = None, cancelled: CancelCheck | None = None
+) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None:
+    """How :func:`condition` treats networks like those of a zoo: on images that the zoo was trained on.
+
+    Args:
+        zoo: The zoo.
+        activation: In place of the architecture's own, for a zoo that varies it.
+        cancelled: Asked before each network.
+
+    Returns:
+        Takes tensor name → ``[m, …]``; ``None`` where the networks have no batch norm.
+
+    Raises:
+        Refusal: The zoo does not say how to run its networks, or the images are not at hand.
+    """
+    from sane_engine.zoo.architectures import as_architecture, build
+    from sane_engine.zoo.task import data_of_zoo
+
+    if zoo.architecture is not None and not as_architecture(zoo.architecture).norms:
+        return None
+    architecture, dataset = data_of_zoo(zoo)
+    module = build(architecture if activation is None else replace(architecture, activation=activation))
+    return partial(condition, module, images=dataset.train_images[:IMAGES], cancelled=cancelled)
 
 
 def condition_for(

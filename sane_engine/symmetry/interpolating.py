@@ -1,12 +1,14 @@
 """The loss barrier on the straight line between two networks, before and after alignment.
 
 Linear mode connectivity (Frankle et al. 2020, arXiv 1912.05671); that permutations hide it, and weight matching
-uncovers it: Entezari et al. 2022, arXiv 2110.06296, Ainsworth et al. 2022, arXiv 2209.04836.
+uncovers it: Entezari et al. 2022, arXiv 2110.06296, Ainsworth et al. 2022, arXiv 2209.04836. Between two networks
+with batch norm, activations vary less than at either end, and running statistics that lie on the line divide by too
+much: that barrier is of the statistics, not of the weights (Jordan et al. 2022, arXiv 2211.08403).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.symmetry.aligning import match
 from sane_engine.symmetry.permutations import Permutations
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sane_engine.zoo.task import Task
+
+
+Condition = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""Networks ``[p, …]`` a tensor → the same with running statistics of their own."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,14 @@ class Barrier:
         after: From A in the order of B to B.
         dataset: Name of the data set.
         n_images: Test images behind every point.
+        conditioned: Running statistics of batch norm were measured again at every point.
     """
 
     before: Line
     after: Line
     dataset: str
     n_images: int
+    conditioned: bool = False
 
     def table(self) -> pd.DataFrame:
         """One row a point: ``share`` (of B), then loss and accuracy before and after."""
@@ -88,13 +97,14 @@ def barrier(
     points: int = 25,
     seed: int = 0,
     permutations: Permutations | None = None,
+    condition: Condition | None = None,
     progress: Progress = no_progress,
     cancelled: CancelCheck | None = None,
 ) -> Barrier:
     """Accuracy and loss along (1 − t)·A + t·B, and along the same with A aligned to B.
 
-    All networks of both lines are evaluated side by side. The architectures of our zoos have no running statistics,
-    which would have to be estimated anew for every point.
+    All networks of both lines are evaluated side by side. Where they have batch norm, running statistics are
+    measured again at every point, the ends included.
 
     Args:
         a: The network that is moved.
@@ -105,10 +115,13 @@ def barrier(
         points: On each line, both ends included; at least 2.
         seed: Of the weight matching.
         permutations: How to align, if not by weight matching.
+        condition: Measures the running statistics of a stack of networks again, on images without labels, such as
+            :func:`sane_engine.sampling.batch_norm.conditioning` gives; needed where there is batch norm.
         progress: Told how many networks are evaluated.
         cancelled: Asked between groups of networks.
 
     Raises:
+        Refusal: The networks have running statistics and there is no ``condition`` (``running-statistics``).
         ValueError: A tensor is missing or has another shape, or there are fewer than 2 points.
         Cancelled: The caller asked to stop.
     """
@@ -116,12 +129,21 @@ def barrier(
 
     if points < 2:
         raise ValueError(f"A line needs at least 2 points, not {points}.")
+    has_statistics = bool(task.architecture.norms)
+    if has_statistics and condition is None:
+        raise Refusal(
+            "running-statistics",
+            "Between networks with batch norm, running statistics mean nothing.",
+            "Pass condition=conditioning(zoo), of sane_engine.sampling.batch_norm.",
+        )
     stop_if(cancelled)
     names = tuple(task.architecture.shapes)
     starts = (a, symmetry.permute(a, permutations or match(a, b, symmetry, seed=seed)))
     share = torch.linspace(0, 1, points, dtype=torch.float64)
     with torch.no_grad():
         stacked = {name: torch.cat([_line(start[name], b[name], share) for start in starts]) for name in names}
+        if has_statistics and condition is not None:
+            stacked = dict(condition(stacked))
     accuracy, loss = evaluate(
         task.architecture,
         stacked,
@@ -135,7 +157,7 @@ def barrier(
         Line(share.numpy(), accuracy[part].double().numpy(), loss[part].double().numpy())
         for part in (slice(points), slice(points, None))
     )
-    return Barrier(before, after, task.dataset, len(task.labels))
+    return Barrier(before, after, task.dataset, len(task.labels), has_statistics)
 
 
 def _line(start: Tensor, end: Tensor, share: Tensor) -> Tensor:

@@ -73,12 +73,15 @@ def movement(
             )
     found = match(tensors, reference, symmetry, seed=seed) if permutations is None else permutations
     aligned = symmetry.permute(tensors, found)
-    flips: dict[int, Tensor] = dict(zip(symmetry.signs, found.flips, strict=True))
+    flipped_units: dict[int, Tensor] = {}
+    for number, flip in zip(symmetry.signs, found.flips, strict=True):
+        # A group may have several sign vectors; a unit has flipped where one of its signs has.
+        flipped_units[number] = (flip < 0) | flipped_units.get(number, torch.zeros(flip.shape, dtype=torch.bool))
     rows, totals = [], dict.fromkeys(("neurons", "moved", "signs", "flipped"), 0)
     for number, group in enumerate(symmetry.groups):
         units = prod(symmetry.family_shape(number))
         moved = _moved(symmetry, found, number)
-        flipped = int((flips[number] < 0).sum()) if number in flips else None
+        flipped = int(flipped_units[number].sum()) if number in flipped_units else None
         rows.append((group.label, units, moved / units, None if flipped is None else flipped / units))
         if number not in symmetry.blocks:
             totals["neurons"] += units

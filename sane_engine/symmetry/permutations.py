@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sane_engine.symmetry.spec import AxisSpec, Segment, Symmetry
+from sane_engine.ties import memory_key
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,17 @@ def inverse(symmetry: Symmetry, permutations: Permutations) -> Permutations:
 def permute(symmetry: Symmetry, tensors: Mapping[str, Tensor], permutations: Permutations) -> dict[str, Tensor]:
     """Apply orders and flips to every tensor the symmetry names."""
     symmetry.check(tensors)
-    done: dict[tuple[int, tuple[AxisSpec, ...]], Tensor] = {}
+    # Beside each result what it was made of: memory that were given back could be that of the next tensor.
+    done: dict[tuple[object, tuple[AxisSpec, ...]], tuple[Tensor, Tensor]] = {}
     result = {}
     for name, tensor in tensors.items():
         if name not in symmetry.tensors:
             result[name] = tensor
             continue
-        key = (id(tensor), symmetry.tensors[name])
+        key = (memory_key(tensor), symmetry.tensors[name])
         if key not in done:
-            done[key] = permute_tensor(symmetry, symmetry.tensors[name], tensor, permutations)
-        result[name] = done[key]
+            done[key] = tensor, permute_tensor(symmetry, symmetry.tensors[name], tensor, permutations)
+        result[name] = done[key][1]
     return result
 
 

@@ -8,6 +8,7 @@ permutation.
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +95,11 @@ def find_symmetry(module: nn.Module, example_input: ExampleInput, *, verify: boo
         if verify and not symmetry.is_trivial:
             difference = _check(module, symmetry, args, kwargs)
             if not difference <= _TOLERANCE:
-                note = f"given up: a permutation changed the outputs by {difference:.2g} of their size"
+                note = (
+                    "given up: outputs are not numbers, so that nothing can be checked"
+                    if math.isnan(difference)
+                    else f"given up: a permutation changed the outputs by {difference:.2g} of their size"
+                )
                 return Symmetry((), (), {}, (*symmetry.notes, note))
     return symmetry
 
@@ -304,7 +309,7 @@ def _call(labels: Labels, node: Node, known: Mapping[Node, Result]) -> Call:
 
 
 def _check(module: nn.Module, symmetry: Symmetry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Largest change of an output under a random permutation, relative to the largest output."""
+    """Largest change of an output under a random permutation, relative to the largest output; NaN if one is NaN."""
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     permuted = symmetry.permute(state, symmetry.random(torch.Generator().manual_seed(0)))
     outputs = []
@@ -313,12 +318,13 @@ def _check(module: nn.Module, symmetry: Symmetry, args: tuple[Any, ...], kwargs:
             warnings.simplefilter("ignore")  # the module's own
             torch.manual_seed(0)
             outputs.append(torch.func.functional_call(module, tensors, args, kwargs, tie_weights=False))
-    worst = 0.0
+    changes = [0.0]
     for before, after in zip(*(pytree.tree_leaves(_plain(output)) for output in outputs), strict=True):
         if isinstance(before, Tensor) and before.numel() and before.is_floating_point():
-            scale = before.abs().max().clamp_min(torch.finfo(before.dtype).tiny)
-            worst = max(worst, float((before - after).abs().max() / scale))
-    return worst
+            # Masks may be infinite; what stays infinite has not changed.
+            scale = before.abs().where(before.isfinite(), 0).max().clamp_min(torch.finfo(before.dtype).tiny)
+            changes.append(float((before - after).where(before != after, 0).abs().max() / scale))
+    return math.nan if any(map(math.isnan, changes)) else max(changes)
 
 
 __all__ = ["ExampleInput", "Traced", "find_symmetry"]
