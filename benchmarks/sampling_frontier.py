@@ -2,7 +2,7 @@
 
 Run from the root of the repository (it resumes where it stopped; every point is kept in ``--state``)::
 
-    python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md
+    python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md --curves assets/frontiers
 
 For each zoo, seed, method and space the method's knob is turned through its levels; each setting gives a point
 (novelty, accuracy at epoch 0), both means over the samples of one run. A method's accuracy *at* a novelty is read
@@ -12,11 +12,8 @@ off between two neighbouring points, never beyond them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import sys
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,21 +21,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.sampling_bench import SPACES, Bench, bench_of, kept, measured
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
 from sane_engine.sampling.evaluation import known_distances
-from sane_engine.sampling.frame import frame_of
 from sane_engine.sampling.methods import METHODS, described, method_of
-from sane_engine.sampling.novelty import Reference, agreement, reference_of
 from sane_engine.sampling.sampling import draw_vectors, prepare
-from sane_engine.sampling.spaces import Space, decode_models, encode_models, space_of
-from sane_engine.sampling.task import Task, task_of
-from sane_engine.sane import Sane, load_encoder
+from sane_engine.sampling.spaces import decode_models, encode_models
 from sane_engine.workspace import atomic_file
-from sane_engine.zoo import Zoo, load_zoo
 from sane_engine.zoo.training import one_thread
 
-SPACES = ("latents", "pca", "weights")
 SLOW = {"trained", "refined", "bootstrapped", "subsampled"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "subsampled": {"candidates": 16},
@@ -47,47 +39,40 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "conditional": {"value": 0.97},
     "trained": {"steps": 600},
 }
-_BY_TEMPERATURE = (0.3, 0.5, 0.7, 0.9, 1.2)
-LEVELS = {
-    "kde-token": _BY_TEMPERATURE,
-    "kde-layer": _BY_TEMPERATURE,
-    "kde-sequence": (0.3, 0.6, 0.9, 1.2, 1.6),
-    "gaussian": _BY_TEMPERATURE,
-    "low-rank": (0.3, 0.6, 0.9, 1.2, 1.6),
-    "difference": (0.3, 0.6, 0.9, 1.2, 1.5),
-    "interpolation": (0.3, 0.8, 1.3, 1.8, 2.3),
-    "conditional": (0.3, 0.6, 0.9, 1.2, 1.6),
-    # What costs seconds a point gets fewer of them.
-    "subsampled": (0.4, 0.7, 1.0, 1.3),
-    "refined": (0.4, 0.7, 1.0, 1.3),
-    "bootstrapped": (0.6, 1.0, 1.5),
-    "trained": (0.6, 1.1, 1.7),
+_NEAR, _FAR = (0.15, 0.4, 0.65, 0.9, 1.15), (0.3, 0.6, 0.9, 1.2, 1.6)
+LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
+    "digits": {
+        "kde-token": _NEAR,
+        "kde-layer": (0.15, 0.5, 0.8, 1.1, 1.5),
+        "kde-sequence": _FAR,
+        "gaussian": _NEAR,
+        "low-rank": (0.3, 0.6, 0.8, 1.0, 1.3),
+        "difference": (0.6, 0.9, 1.2, 1.5, 2.0),
+        "interpolation": (0.15, 0.3, 0.6, 3.0, 4.5),
+        "conditional": _FAR,
+        "subsampled": (0.2, 0.5, 0.8, 1.1),
+        "refined": (0.1, 0.4, 0.7, 1.0),
+        "bootstrapped": (0.6, 0.8, 1.0, 1.2),
+        "trained": (0.5, 1.0, 1.5, 2.0),
+    },
+    "digits-independent": {
+        "kde-token": _NEAR,
+        "kde-layer": _NEAR,
+        "kde-sequence": (0.3, 0.5, 0.8, 1.2, 1.6),
+        "gaussian": _NEAR,
+        "low-rank": (0.3, 0.5, 0.7, 0.9, 1.2),
+        "difference": (0.3, 0.5, 0.8, 1.2, 1.6),
+        "interpolation": (0.15, 0.5, 1.0, 1.5, 2.0),
+        "conditional": (0.3, 0.5, 0.8, 1.2, 1.6),
+        "subsampled": (0.2, 0.5, 0.8, 1.1),
+        "refined": (0.1, 0.4, 0.7, 1.0),
+        "bootstrapped": (0.6, 0.8, 1.0, 1.2),
+        "trained": (0.5, 1.0, 1.5, 2.0),
+    },
 }
+"""Settings of each method's knob, from near copies to beyond the last novelty of the table."""
+
 NOVELTIES = {"digits": (0.3, 0.4, 0.45, 0.5, 0.6), "digits-independent": (0.4, 0.6, 0.8, 1.0, 1.2)}
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """One zoo, ready to be sampled."""
-
-    zoo: Zoo
-    encoder: Sane
-    anchors: str
-    task: Task
-    spaces: dict[str, Space]
-    reference: Reference
-    row: int
-
-
-def bench_of(name: str, encoder_name: str, anchors: str) -> Bench:
-    zoo, encoder = load_zoo(name), load_encoder(encoder_name)
-    chosen = choose_anchors(zoo, anchors)
-    assert chosen.rows is not None
-    row = int(chosen.rows[0])
-    frame = frame_of(zoo, row, encoder=encoder)
-    spaces = {space: space_of(space, frame, encoder=encoder, zoo=zoo, row=row) for space in SPACES}
-    reference = reference_of(zoo, frame, [spaces["latents"], spaces["pca"]], row=row, anchors=chosen)
-    return Bench(zoo, encoder, anchors, task_of(zoo, chosen.rows), spaces, reference, row)
 
 
 def point(bench: Bench, method: str, space: str, level: float, seed: int, n: int) -> dict[str, Any]:
@@ -100,25 +85,6 @@ def point(bench: Bench, method: str, space: str, level: float, seed: int, n: int
     stacked = decode_models(prepared.space, draw_vectors(prepared, n))
     seconds = time.perf_counter() - started
     return {**measured(bench, stacked), "seconds": round(seconds, 2)}
-
-
-def measured(bench: Bench, stacked: Any) -> dict[str, float]:
-    logits = bench.task.logits(stacked, bench.task.test.images)
-    predicted, labels = logits.argmax(dim=2), bench.task.test.labels
-    accuracy = (predicted == labels).double().mean(dim=1)
-    nearest = bench.reference.nearest(stacked)
-    near = bench.task.logits(bench.reference.networks(nearest.index), bench.task.test.images).argmax(dim=2)
-    same, overlap = agreement(predicted, near, labels)
-    pairs = bench.reference.pair_angles(stacked)
-    return {
-        "accuracy": float(accuracy.mean()),
-        "accuracy_std": float(accuracy.std()),
-        "novelty": float(nearest.angle.mean()),
-        "diversity": float(pairs.mean()) if len(pairs) else 0.0,
-        "agreement": float(same.mean()),
-        "error_overlap": float(overlap.mean()),
-        "ensemble": float((logits.softmax(dim=2).mean(dim=0).argmax(dim=1) == labels).double().mean()),
-    }
 
 
 def controls(bench: Bench, seed: int, n: int) -> dict[str, dict[str, float]]:
@@ -154,35 +120,26 @@ def controls(bench: Bench, seed: int, n: int) -> dict[str, dict[str, float]]:
     return found
 
 
-# ---- keeping points ---------------------------------------------------------------------------------------------
+def key_of(bench: Bench, method: str, space: str, level: float, seed: int, n: int) -> dict[str, Any]:
+    """Everything that a point follows from."""
+    return {
+        "zoo": bench.zoo.weights_digest, "encoder": bench.encoder.digest, "anchors": bench.anchors, "n": n,
+        "version": 2, "method": method, "space": space, "level": level, "seed": seed,
+        "parameters": described(method_of(method, PARAMETERS.get(method))),
+    }  # fmt: skip
 
 
-def kept(state: Path, key: dict[str, Any], make: Any) -> Any:
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    path = state / f"{name}.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))["found"]
-    if make is None:
-        return None
-    found = make()
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"key": key, "found": found}) + "\n", encoding="utf-8")
-    print(key, found, file=sys.stderr, flush=True)
-    return found
-
-
-def collect(bench: Bench, arguments: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
+def collect(bench: Bench, name: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
     about = {"zoo": bench.zoo.weights_digest, "encoder": bench.encoder.digest, "anchors": bench.anchors}
-    about |= {"n": arguments.n, "version": 1}
-    table = kept(arguments.state, {**about, "what": "controls"}, lambda: controls(bench, 0, arguments.n))
+    about |= {"n": arguments.n, "version": 2, "what": "controls"}
+    table = kept(arguments.state, about, partial(controls, bench, 0, arguments.n))
     rows = []
     # Seed by seed, so that a run that is stopped has whole seeds; what is quick comes first.
     order = [(seed, method in SLOW, method) for method in arguments.methods for seed in range(arguments.seeds)]
     for seed, _, method in sorted(order):
         for space in SPACES:
-            for level in LEVELS[method]:
-                key = {**about, "method": method, "space": space, "level": level, "seed": seed}
-                key["parameters"] = described(method_of(method, PARAMETERS.get(method)))
+            for level in LEVELS[name][method]:
+                key = key_of(bench, method, space, level, seed, arguments.n)
                 make = partial(point, bench, method, space, level, seed, arguments.n)
                 found = kept(arguments.state, key, None if arguments.only_kept else make)
                 if found is None:
@@ -279,9 +236,19 @@ def report(name: str, points: pd.DataFrame, table: dict[str, dict[str, float]], 
     return [*lines, ""]
 
 
+def curves(bench: Bench, points: pd.DataFrame, n: int) -> dict[str, Any]:
+    """What the page *Sample* draws behind its own samples: each setting's mean over the seeds."""
+    found = points.groupby(["method", "space", "level"], sort=False)[["novelty", "accuracy"]]
+    rows = found.mean().join(found.std(ddof=0), rsuffix="_std").reset_index()
+    return {
+        "zoo_digest": bench.zoo.digest, "encoder_digest": bench.encoder.digest, "anchors": bench.anchors,
+        "n": n, "seeds": int(points["seed"].nunique()), "points": rows.round(4).to_dict(orient="list"),
+    }  # fmt: skip
+
+
 _HEAD = """# Accuracy against novelty
 
-Made by `python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md`; do not edit by hand.
+Made by `python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md --curves assets/frontiers`; do not edit by hand.
 
 A sample is worth something if it works *and* is no copy. Every method is turned from near copies to far from all
 anchors in three spaces: SANE latents, per-token PCA with as many components, and the weights themselves. An
@@ -299,10 +266,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True, help="folder that keeps every finished point")
     parser.add_argument("--out", type=Path, help="the Markdown file to write; without it, points are only computed")
+    parser.add_argument("--curves", type=Path, help="folder for what the page draws, one JSON file a zoo")
     parser.add_argument("--zoos", nargs="+", default=list(NOVELTIES), choices=list(NOVELTIES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--n", type=int, default=24, help="samples a point")
+    parser.add_argument("--n", type=int, default=16, help="samples a point")
     parser.add_argument("--only-kept", action="store_true", help="write what is kept; compute nothing new")
     arguments = parser.parse_args()
     arguments.state.mkdir(parents=True, exist_ok=True)
@@ -310,9 +278,13 @@ def main() -> None:
     with one_thread():
         for name in arguments.zoos:
             bench = bench_of(name, f"{name}-sane", "top 10 %")
-            points, table = collect(bench, arguments)
+            points, table = collect(bench, name, arguments)
             if len(points):
                 lines += report(name, points, table, arguments.n)
+                if arguments.curves is not None:
+                    with atomic_file(arguments.curves / f"{name}.json") as temporary:
+                        text = json.dumps(curves(bench, points, arguments.n), separators=(",", ":"))
+                        temporary.write_text(text + "\n", encoding="utf-8")
     if arguments.out is not None:
         with atomic_file(arguments.out) as temporary:
             temporary.write_text("\n".join(lines), encoding="utf-8")

@@ -152,8 +152,8 @@ def task_of(zoo: Zoo, rows: Rows | None = None, *, dataset: Dataset | None = Non
 
 def task_from(architecture: Mapping[str, Any], dataset: Dataset, *, activation: str | None = None) -> Task:
     """A task from an architecture's JSON and a data set."""
-    from sane_engine.sampling.chain_runner import ChainRunner
     from sane_engine.zoo.architectures import ArchitectureSpec, as_architecture, forward_stacked
+    from sane_engine.zoo.chain_runner import ChainRunner
 
     spec = as_architecture(architecture)
     resolved = {**architecture, **({} if activation is None else {"activation": activation})}

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 LossNormalisation = Literal["entry", "token", "layer"]
 PermutedViews = Literal["both", "one"]
+FunctionInputs = Literal["images", "noise"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ class SaneConfig:
             single view (``gamma`` 0) is permuted either way.
         erase_probability: Share of the views of which a rectangle (tokens × entries) is set to zero.
         erase_fraction: Largest share of a view's tokens, and of their entries, in that rectangle.
+        perturbation_weight: Share of the loss that *perturbed* latents add: every minibatch is decoded once more
+            from latents moved as samplers move them, and its weights, moved alike, are to come out. 0 is none. For
+            encoders that are to be sampled from.
+        latent_swap: Largest share of a model's tokens whose latents are taken from other models. 0 is none.
+        latent_difference: Largest part of the difference of two other models that is added to a model's latents,
+            in units of 1/√2. 0 is none.
+        latent_noise: Standard deviation of noise on the latents, in that of each coordinate over the minibatch;
+            what is to come out stays without. 0 is none.
+        function_weight: Share of the loss that asks of networks decoded from perturbed latents to answer as those
+            that were moved did (cross-entropy, in nats). 0 is none. Needs a zoo that says how to run its models.
+        function_inputs: What they answer: the images the zoo was trained on, without their labels (``"images"``),
+            or standard normal noise (``"noise"``).
         steps: Optimiser steps.
         batch_size: Checkpoints a step.
         learning_rate: Peak of the one-cycle schedule.
@@ -97,6 +110,12 @@ class SaneConfig:
     permuted_views: PermutedViews = "both"
     erase_probability: float = 0.0
     erase_fraction: float = 0.3
+    perturbation_weight: float = 0.0
+    latent_swap: float = 0.0
+    latent_difference: float = 0.0
+    latent_noise: float = 0.0
+    function_weight: float = 0.0
+    function_inputs: FunctionInputs = "images"
     steps: int = 3000
     batch_size: int = 64
     learning_rate: float = 1.5e-3
@@ -125,7 +144,7 @@ class SaneConfig:
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of heads ({self.heads})")
         if self.halo is not None and not 0 <= 2 * self.halo < self.window:
             raise ValueError(f"halo is {self.halo}; it must be 0 or more, less than half of window ({self.window})")
-        for name in ("gamma", "mixing", "permute", "erase_probability", "erase_fraction", "warm_up"):
+        for name in ("gamma", "mixing", "permute", "erase_probability", "erase_fraction", "warm_up", "latent_swap"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must lie between 0 and 1")
         if not 0.0 <= self.dropout < 1.0:
@@ -133,13 +152,20 @@ class SaneConfig:
         for name in ("temperature", "learning_rate", "clip_norm", "max_wavelength"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive")
-        for name in ("noise", "jitter", "weight_decay", "summary_weight", "auxiliary_weight"):
+        for name in (
+            "noise", "jitter", "weight_decay", "summary_weight", "auxiliary_weight", "perturbation_weight",
+            "latent_difference", "latent_noise", "function_weight",
+        ):  # fmt: skip
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must not be negative")
         for name in ("align", "scale_features", "noise_behaviour", "universal"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        for name, options in (("loss_normalisation", LossNormalisation), ("permuted_views", PermutedViews)):
+        for name, options in (
+            ("loss_normalisation", LossNormalisation),
+            ("permuted_views", PermutedViews),
+            ("function_inputs", FunctionInputs),
+        ):
             if (value := getattr(self, name)) not in get_args(options):
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(options))}")
         if self.universal and (self.align or self.noise_behaviour or self.readout):

@@ -28,6 +28,7 @@ from sane_engine.sane.layer_cloud import fit_cloud
 from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
+from sane_engine.sane.perturbation import FunctionMatch, perturbed
 from sane_engine.sane.readout import fit_readout
 from sane_engine.sane.summary_tokens import layer_places
 from sane_engine.sane.training_set import TrainingSet, rows_of_split, step_seed
@@ -93,7 +94,8 @@ def pretrain(
         position_range=training.position_range,
     )
     start_from_principal_components(model, training.second_moment())
-    run = _Run(model, training, _validation_views(zoo, config, training, aligner), device)
+    match = FunctionMatch(zoo, training, config) if config.function_weight > 0 else None
+    run = _Run(model, training, _validation_views(zoo, config, training, aligner), device, match)
     if folder is not None and (folder / STATE_FILE).exists():
         run.restore(folder / STATE_FILE, zoo.digest)
     every = max(1, config.steps // SAVES)
@@ -147,7 +149,14 @@ def learning_rate(step: int, config: SaneConfig) -> float:
 class _Run:
     """A training run between two steps: weights, moments, step and history."""
 
-    def __init__(self, model: Sane, training: TrainingSet, validation: list[View], device: str | None) -> None:
+    def __init__(
+        self,
+        model: Sane,
+        training: TrainingSet,
+        validation: list[View],
+        device: str | None,
+        match: FunctionMatch | None = None,
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.config = model.config
@@ -160,7 +169,7 @@ class _Run:
             {"model": model} if self._head is None else {"model": model, "head": self._head}
         )
         self._places = [layer_places(group.layout, group.positions).to(self.device) for group in training.groups]
-        self._training, self._validation = training, validation
+        self._training, self._validation, self._match = training, validation, match
         matrices = [p for p in self._parts.parameters() if p.ndim > 1]
         others = [p for p in self._parts.parameters() if p.ndim <= 1]
         self._optimiser = torch.optim.AdamW(
@@ -222,9 +231,22 @@ class _Run:
                 layer, wanted = view.layer.to(self.device), view.targets.to(self.device)
                 missed = self._head.loss(view.group, latents, layer, summary_latents, wanted)
                 beside = beside + self.config.auxiliary_weight * missed / len(views)
+            if view is views[0] and (self.config.perturbation_weight > 0 or self._match is not None):
+                beside = beside + self._perturbed(view, latents, positions, target, weight)
         if len(views) < 2:
             return reconstruction, torch.zeros((), device=self.device), beside
         return reconstruction, nt_xent(projections[0], projections[1], self.config.temperature), beside
+
+    def _perturbed(self, view: View, latents: Tensor, positions: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """What is decoded from latents moved as samplers move them: its weights, and what it does."""
+        config = self.config
+        generator = torch.Generator().manual_seed(step_seed(config.seed, 8, self.step))
+        moved, wanted = perturbed(latents, target, config, generator)
+        output = self.model.decode(moved, positions).float()
+        loss = config.perturbation_weight * masked_mean_squared_error(output, wanted, weight)
+        if self._match is not None:
+            loss = loss + config.function_weight * self._match.loss(view, output, generator).to(loss.device)
+        return loss
 
     def _through(self, view: View, positions: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Latents of the tokens, those of the summary tokens if there are any, and the reconstruction."""

@@ -45,10 +45,19 @@ class ChainRunner:
                 parts.append(network.forward(filled[None]).transpose(1, 2)[:, : len(piece)].clone())
         return torch.cat(parts, dim=1)
 
-    def losses(self, stacked: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy ``[m]`` on images ``[b, c, h, w]``; gradients flow to the networks."""
+    def losses(self, stacked: Mapping[str, Tensor], images: Tensor, answers: Tensor) -> Tensor:
+        """Mean cross-entropy ``[m]`` on images ``[b, c, h, w]``; gradients flow to the networks.
+
+        Args:
+            stacked: The networks.
+            images: Seen by all of them.
+            answers: Labels ``[b]``, or chances ``[m, b, classes]`` for each network its own.
+        """
         names = tuple(self.architecture.shapes)
-        found: Tensor = _Losses.apply(self, images, labels, *(stacked[name] for name in names))  # type: ignore[no-untyped-call]
+        chances = answers
+        if answers.dim() == 1:
+            chances = F.one_hot(answers, self.architecture.classes).float()[None]
+        found: Tensor = _Losses.apply(self, images, chances, *(stacked[name] for name in names))  # type: ignore[no-untyped-call]
         return found
 
     @contextmanager
@@ -68,16 +77,13 @@ class _Losses(torch.autograd.Function):
     """The loss and its gradient in one go: the buffers are free again when it returns."""
 
     @staticmethod
-    def forward(ctx: Any, runner: ChainRunner, images: Tensor, labels: Tensor, *tensors: Tensor) -> Tensor:
-        shapes = runner.architecture.shapes
-        with runner._network(len(tensors[0]), len(labels)) as network:
-            network.load(dict(zip(shapes, tensors, strict=True)))
+    def forward(ctx: Any, runner: ChainRunner, images: Tensor, chances: Tensor, *tensors: Tensor) -> Tensor:
+        wanted = chances.transpose(1, 2)
+        with runner._network(len(tensors[0]), len(images)) as network:
+            network.load(dict(zip(runner.architecture.shapes, tensors, strict=True)))
             logits = network.forward(images.flatten(1)[None])
-            index = labels.expand(len(logits), 1, -1)
-            losses = (logits.logsumexp(1) - logits.gather(1, index).squeeze(1)).mean(1)
-            gradient = torch.softmax(logits, dim=1)
-            gradient.scatter_add_(1, index, gradient.new_full((), -1.0).expand(index.shape))
-            network.backward(gradient.div_(len(labels)))
+            losses = (logits.logsumexp(1) - (logits * wanted).sum(1)).mean(1)
+            network.backward((torch.softmax(logits, dim=1) - wanted).div_(len(images)))
             ctx.save_for_backward(network.gradients.clone())
         ctx.architecture, ctx.dtypes = runner.architecture, [tensor.dtype for tensor in tensors]
         return losses

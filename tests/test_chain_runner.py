@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sane_engine.sampling.chain_runner import ChainRunner
 from sane_engine.sampling.task import Task
 from sane_engine.zoo.activations import ACTIVATION_FUNCTIONS
 from sane_engine.zoo.architectures import ArchitectureSpec, ConvSpec, forward_stacked
+from sane_engine.zoo.chain_runner import ChainRunner
 
 SPEC = ArchitectureSpec(convolutions=(ConvSpec(4, 5, 2, 1, pool=2), ConvSpec(3, 2)), hidden=(6,), classes=4)
 
@@ -42,3 +42,15 @@ def test_losses_and_gradients_are_autograds() -> None:
         into += [own.detach(), *torch.autograd.grad((own * upstream).sum(), list(leaves.values()))]
     for ours, autograds in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, autograds, rtol=1e-4, atol=1e-6)
+
+
+def test_answers_may_be_chances() -> None:
+    runner, stacked = ChainRunner(SPEC, "relu"), stack(2)
+    images, labels = torch.randn(8, 1, 14, 14, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 4
+    sure = torch.nn.functional.one_hot(labels, 4).float().expand(2, 8, 4)
+    torch.testing.assert_close(runner.losses(stacked, images, sure), runner.losses(stacked, images, labels))
+    # What a network itself answers is where its cross-entropy is least.
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in stacked.items()}
+    own = runner(stacked, images).softmax(dim=2)
+    for gradient in torch.autograd.grad(runner.losses(leaves, images, own).sum(), list(leaves.values())):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
