@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the Markdown file to write")
     parser.add_argument("--zoos", nargs="+", default=list(ZOOS), choices=ZOOS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--n", type=int, default=16, help="samples a seed")
+    parser.add_argument("--n", type=int, default=12, help="samples a seed")
     arguments = parser.parse_args()
     arguments.state.mkdir(parents=True, exist_ok=True)
     lines = [_HEAD]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -11,20 +11,13 @@ from pages.components.current import Current, current, embedded
 from pages.components.errors import explain, show_failure
 from pages.components.navigation import page
 from pages.components.palette import palette
-from pages.components.sampling_charts import (
-    accuracy_against_novelty,
-    fine_tuning_curves,
-    landing_map,
-    trace_curve,
-    trace_layers,
-)
-from pages.components.sampling_run import Drawn, Request, draw, files, landing, remembered, traced
+from pages.components.sampling_charts import accuracy_against_novelty, fine_tuning_curves, landing_map
+from pages.components.sampling_frontier import frontier_of, frontier_table
+from pages.components.sampling_run import Drawn, Request, draw, files, landing, remembered
+from pages.components.sampling_trace import SPACES, trace_tab
 from pages.components.show import file_name, one_line, show_caption, show_figure, show_table, three
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
-
-if TYPE_CHECKING:
-    from sane_engine.sampling.spaces import SpaceName
 
 _METHODS = {
     "kde-token": "KDE, every token on its own",
@@ -40,7 +33,6 @@ _METHODS = {
     "refined": "Each draw refined",
     "trained": "Sampler trained on its samples",
 }
-_SPACES: dict[SpaceName, str] = {"latents": "SANE latents", "pca": "Per-token PCA", "weights": "Weights"}
 _REQUEST = "sample_request"
 _EPOCHS = (0, 1, 2, 5, 25)
 
@@ -103,9 +95,9 @@ def _form(now: Current) -> Request | None:
         key="sample_method",
         persist_state="session",
     )
-    spaces = [name for name in _SPACES if name != "latents" or now.encoder is not None]
+    spaces = [name for name in SPACES if name != "latents" or now.encoder is not None]
     space = middle.segmented_control(
-        "Space", spaces, format_func=lambda name: _SPACES[name], key="sample_space", default=spaces[0],
+        "Space", spaces, format_func=lambda name: SPACES[name], key="sample_space", default=spaces[0],
         required=True, persist_state="session",
         help="Where the draws are made. The same method in weight space is always scored beside it.",
     )  # fmt: skip
@@ -142,7 +134,7 @@ def _said(now: Current, drawn: Drawn) -> str:
     request, record = drawn.request, drawn.prepared.record
     return " · ".join(
         [
-            f"{len(drawn.samples)} samples, {_METHODS[request.method]}, {_SPACES[request.space]}",
+            f"{len(drawn.samples)} samples, {_METHODS[request.method]}, {SPACES[request.space]}",
             f"{len(drawn.prepared.anchors)} anchors ({one_line(record['anchors']['chosen'])})",
             f"seed {request.seed}",
             str(record["alignment"]),
@@ -158,8 +150,12 @@ def _worth(now: Current, drawn: Drawn) -> None:
         explain("The zoo does not say how to run its models, so the samples are not scored.")
         return
     summary = found.summary
-    figure = accuracy_against_novelty(found.table, found.distances, palette())
-    show_figure(figure, f"{now.name}-novelty", _said(now, drawn), alt="Accuracy of samples against their novelty")
+    frontier = frontier_of(now.zoo.digest)
+    figure = accuracy_against_novelty(
+        found.table, found.distances, palette(), frontier.best() if frontier is not None else None
+    )
+    said = _said(now, drawn) + (f" · lines: {frontier.said}" if frontier is not None else "")
+    show_figure(figure, f"{now.name}-novelty", said, alt="Accuracy of samples against their novelty")
     own = summary[summary["group"] == "samples"].iloc[0]
     twin = summary[summary["group"] == "same method in weight space"]
     if len(twin):
@@ -179,6 +175,8 @@ def _worth(now: Current, drawn: Drawn) -> None:
         "Novelty and diversity in radians; agreement: same answers as the nearest training model; error overlap: "
         "shared errors as a part of the errors of either; ensemble: accuracy of the group's mean probabilities."
     )
+    if frontier is not None:
+        frontier_table(frontier)
     if len(found.curves):
         curves = fine_tuning_curves(found.curves, palette())
         rates = found.curves.groupby("group", sort=False)["learning_rate"].first()
@@ -232,54 +230,6 @@ def _table(now: Current, drawn: Drawn) -> None:
     )
 
 
-def _trace(now: Current) -> None:
-    """The line between two models of the zoo."""
-    rows = list(now.selected[:2]) if len(now.selected) >= 2 else []
-    options = list(range(len(now.zoo)))
-    if len(options) < 2:
-        explain("A line needs two models.")
-        return
-    left, middle, right = st.columns([2, 2, 1.4], vertical_alignment="bottom")
-    default = rows or [options[0], options[-1]]
-    one = left.selectbox("From", options, index=default[0], format_func=now.name_of, key="trace_from")
-    other = middle.selectbox("To", options, index=default[1], format_func=now.name_of, key="trace_to")
-    wanted = right.toggle("Decode the line", key="trace_on", help="Takes a second or two for small networks.")
-    if not wanted:
-        return
-    if one == other:
-        explain("Both ends are the same model.", "Choose two.")
-        return
-    spaces: tuple[SpaceName, ...] = ("weights",) if now.encoder is None else ("latents", "weights")
-    with working("Tracing") as progress:
-        found = {space: traced(now, now.encoder, space, (one, other), progress) for space in spaces}
-    first = found[spaces[0]]
-    places = [round(float(s), 3) for s in first.share]
-    at = st.select_slider(
-        "Place on the line", places, value=places[len(places) // 2], key="trace_at",
-        help="0 is the first model, 1 the second; beyond them the line goes on.",
-    )  # fmt: skip
-    index = places.index(at)
-    st.text(
-        "Decoded accuracy here: "
-        + ", ".join(f"{_SPACES[space]} {three(float(each.accuracy[index]))}" for space, each in found.items())
-    )
-    said = f"{now.name_of(one)} to {now.name_of(other)} · {len(first.share)} points · n = 1 line · zoo {now.name}"
-    curves = {_SPACES[space]: each.accuracy for space, each in found.items()}
-    left, right = st.columns(2)
-    with left:
-        show_figure(
-            trace_curve(first.share, curves, at, palette()),
-            f"{now.name}-trace",
-            said,
-            alt="Accuracy along the line",
-        )
-    with right:
-        show_figure(
-            trace_layers(first.layers, at, palette()), f"{now.name}-trace-layers", f"{said} · {_SPACES[spaces[0]]}",
-            alt="Size of each layer's weights along the line",
-        )  # fmt: skip
-
-
 def main() -> None:
     now = current()
     if now is None:
@@ -290,7 +240,7 @@ def main() -> None:
         st.session_state["stopped-Sampling"] = False
     samples, where, table, line = st.tabs(["Worth", "Map", "Models", "Trace"])
     with line:
-        _trace(now)
+        trace_tab(now)
     with samples:
         drawn = _drawn(now)
         if drawn is not None:

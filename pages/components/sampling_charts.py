@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,27 @@ if TYPE_CHECKING:
 _SAMPLES = "samples"
 
 
-def accuracy_against_novelty(table: pd.DataFrame, distances: pd.DataFrame, colours: Palette) -> go.Figure:
-    """One point a network, one colour a group; where held-out models lie is marked."""
+def accuracy_against_novelty(
+    table: pd.DataFrame,
+    distances: pd.DataFrame,
+    colours: Palette,
+    frontier: Mapping[str, pd.DataFrame] | None = None,
+) -> go.Figure:
+    """One point a network, one colour a group; where held-out models lie is marked.
+
+    Args:
+        table: Of an evaluation.
+        distances: Of an evaluation.
+        colours: The theme's palette.
+        frontier: Lines behind the points: name → columns ``novelty``, ``accuracy``, ``method``.
+    """
     figure = empty_figure(height=460)
+    for (name, line), dash in zip((frontier or {}).items(), ("solid", "dash", "dot"), strict=False):
+        figure.add_scatter(
+            x=line["novelty"], y=line["accuracy"], mode="lines", name=name, text=line["method"],
+            line={"color": transparent(colours.text, 0.45), "width": 2, "dash": dash},
+            hovertemplate="best at %{x:.2f} rad: %{text}, accuracy %{y:.3f}<extra></extra>",
+        )  # fmt: skip
     held = distances[distances["kind"] == "held out"]["angle"]
     if len(held):
         low, middle, high = np.quantile(held, (0.25, 0.5, 0.75))
@@ -141,5 +160,75 @@ def trace_layers(layers: pd.DataFrame, at: float, colours: Palette) -> go.Figure
         )  # fmt: skip
     figure.add_vline(x=at, line={"color": colours.text, "width": 1, "dash": "dot"})
     figure.update_xaxes(title="share of the way from the first to the second model")
+    figure.update_yaxes(title="weights (root mean square)")
+    return figure
+
+
+def place_map(
+    coordinates: NDArray[Any],
+    between: NDArray[Any],
+    values: NDArray[Any] | None,
+    names: list[str],
+    colours: Palette,
+) -> go.Figure:
+    """The map to be clicked: models, and small points for the places between them.
+
+    Args:
+        coordinates: Of all models ``[p, 2]``; a model's number is its place here.
+        between: ``[q, 2]``; numbered after the models.
+        values: What colours the models ``[p]``: an accuracy.
+        names: Of the models.
+        colours: The theme's palette.
+    """
+    figure = empty_figure(height=520)
+    first = len(coordinates)
+    figure.add_scattergl(
+        x=between[:, 0], y=between[:, 1], mode="markers", showlegend=False,
+        customdata=np.arange(first, first + len(between), dtype=np.int32),
+        marker={"size": 4, "color": transparent(colours.text, 0.3)},
+        unselected={"marker": {"opacity": 0.5}}, selected={"marker": {"size": 13, "color": colours.accent}},
+        hovertemplate="a place between models<extra></extra>",
+    )  # fmt: skip
+    marker: dict[str, Any] = {"size": 7, "color": colours.accent}
+    if values is not None:
+        marker |= {
+            "color": values.astype(np.float32),
+            "colorscale": colours.scale,
+            "colorbar": {"title": {"text": "accuracy", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        }
+    figure.add_scattergl(
+        x=coordinates[:, 0], y=coordinates[:, 1], mode="markers", showlegend=False, marker=marker,
+        customdata=np.arange(first, dtype=np.int32), text=[in_plot(name) for name in names],
+        unselected={"marker": {"opacity": 0.6}}, selected={"marker": {"size": 13, "opacity": 1.0}},
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title="UMAP 1 (no unit)")
+    figure.update_yaxes(title="UMAP 2 (no unit)")
+    figure.update_layout(dragmode="pan", clickmode="event+select", uirevision="places")
+    return figure
+
+
+def place_layers(layers: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figure:
+    """Size of each layer's weights: decoded, over the span of the models around.
+
+    Args:
+        layers: Space → columns ``layer``, ``decoded``, ``low``, ``high``.
+        colours: The theme's palette.
+    """
+    figure = empty_figure(height=300)
+    first = next(iter(layers.values()))
+    names = [in_plot(name) for name in first["layer"]]
+    figure.add_scatter(
+        x=names * 2, y=[*first["low"], *first["high"]], mode="markers", name="smallest and largest around it",
+        marker={"symbol": "line-ew-open", "size": 16, "color": transparent(colours.text, 0.6)},
+        hovertemplate="%{x}: %{y:.3g}<extra></extra>",
+    )  # fmt: skip
+    for number, (name, table) in enumerate(layers.items()):
+        figure.add_scatter(
+            x=names, y=table["decoded"], mode="markers", name=name,
+            marker={"size": 9, "color": colours.category(number), "symbol": ("circle", "circle-open")[number > 0]},
+            hovertemplate="%{x}: %{y:.3g}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title="layer")
     figure.update_yaxes(title="weights (root mean square)")
     return figure

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pages.components.current import Current
 from pages.components.library import get_encoder
@@ -18,6 +19,7 @@ from sane_engine.projection import Placement, place
 if TYPE_CHECKING:
     from sane_engine.sampling import Evaluation, Sample
     from sane_engine.sampling.download import Format
+    from sane_engine.sampling.placing import Placed
     from sane_engine.sampling.sampling import Prepared
     from sane_engine.sampling.spaces import SpaceName
     from sane_engine.sampling.tracing import Trace
@@ -62,6 +64,7 @@ class Drawn:
 
 _DRAWN: Memory[Drawn] = Memory(6)
 _TRACES: Memory[Trace] = Memory(24)
+_PLACES: Memory[Placed] = Memory(200)
 
 
 def remembered(request: Request) -> Drawn | None:
@@ -120,6 +123,30 @@ def traced(now: Current, encoder: str | None, space: SpaceName, rows: tuple[int,
         return trace(found, now.zoo.stacked(list(rows)), task, progress=progress)
 
     return _TRACES.get((now.zoo.digest, encoder, space, rows), make)
+
+
+def placed(
+    now: Current, encoder: str, space: SpaceName, coordinates: NDArray[Any], place: tuple[float, float]
+) -> Placed:
+    """A place on the map, decoded; models of the layout that is nearest to it are mixed."""
+    from sane_engine.sampling.frame import frame_of
+    from sane_engine.sampling.placing import decode_place, shares_at
+    from sane_engine.sampling.spaces import space_of
+    from sane_engine.sampling.task import task_of
+
+    def make() -> Placed:
+        nearest = int(shares_at(coordinates, place)[0][0])
+        members = next(group for group in now.zoo.layout_groups() if nearest in group)
+        network = get_encoder(encoder)
+        frame = frame_of(now.zoo, nearest, encoder=network)
+        found = space_of(space, frame, encoder=network, zoo=now.zoo, row=nearest)
+        try:
+            task = task_of(now.zoo, np.array([nearest]))
+        except ValueError:
+            task = None
+        return decode_place(found, now.zoo, members, coordinates[members], place, task)
+
+    return _PLACES.get((now.zoo.digest, encoder, space, place), make)
 
 
 def files(drawn: Drawn, chosen: list[int], format: Format) -> Mapping[str, bytes]:

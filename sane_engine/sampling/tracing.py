@@ -16,6 +16,7 @@ from sane_engine.sampling.batch_norm import Condition, networks
 from sane_engine.sampling.frame import unstack
 from sane_engine.sampling.spaces import Space, encode_models
 from sane_engine.sampling.task import Task
+from sane_engine.tokens import Layout
 
 _AT_ONCE = 8
 
@@ -77,14 +78,18 @@ def trace(
     accuracy = np.full(points, np.nan)
     if task is not None:
         accuracy = task.score(found, task.test, cancelled=cancelled)[0].double().numpy()
+    sizes = layer_sizes(space.frame.layout, found)
     layers = [
-        pd.DataFrame({"share": share, "layer": layer.name, "norm": _norm(found, layer.members)})
-        for layer in space.frame.layout.layers
+        pd.DataFrame({"share": share, "layer": layer.name, "norm": size})
+        for layer, size in zip(space.frame.layout.layers, sizes, strict=True)
     ]
     return Trace(share, accuracy, found, pd.concat(layers, ignore_index=True))
 
 
-def _norm(stacked: Mapping[str, Tensor], members: tuple[str, ...]) -> NDArray[np.float64]:
-    flat = torch.cat([stacked[name].double().flatten(1) for name in members], dim=1)
-    root: NDArray[np.float64] = flat.square().mean(dim=1).sqrt().numpy()
-    return root
+def layer_sizes(layout: Layout, stacked: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """Root mean square of the weights of each layer of each network: ``[layers, m]``."""
+    sizes = []
+    for layer in layout.layers:
+        flat = torch.cat([stacked[name].double().flatten(1) for name in layer.members], dim=1)
+        sizes.append(flat.square().mean(dim=1).sqrt().numpy())
+    return np.stack(sizes)

@@ -104,8 +104,22 @@ def test_scores_stand_beside_their_controls() -> None:
     assert sampling_run.remembered(request) is drawn
 
 
+def test_a_click_on_the_map_decodes_the_place(app: Open) -> None:
+    shown = app("sample", zoo="tiny")
+    assert "No place is chosen" in texts(shown)
+    n = len(load_zoo(ROOT / "assets" / "zoos" / "digits"))
+    for index, said in ((3, "100 %"), (10**6, "No place is chosen")):
+        shown.session_state["trace_map"] = {"selection": {"points": [{"customdata": index}]}}
+        shown.run()
+        assert_healthy(shown)
+        assert said in texts(shown)
+    assert n > 0
+
+
 def test_the_line_between_two_models_is_decoded(app: Open) -> None:
     shown = app("sample", zoo="tiny", selection="2,5")
+    shown.session_state["trace_kind"] = "Line between two"
+    shown.run()
     shown.toggle(key="trace_on").set_value(True).run()
     assert_healthy(shown)
     assert "Decoded accuracy here" in texts(shown)
