@@ -255,7 +255,8 @@ def curves(bench: Bench, points: pd.DataFrame, n: int) -> dict[str, Any]:
 
 _HEAD = """# Accuracy against novelty
 
-Made by `python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md --curves assets/frontiers`; do not edit by hand.
+Made by `python -m benchmarks.sampling_frontier --state FOLDER --out docs/sampling.md --curves assets/frontiers`;
+do not edit by hand.
 
 A sample is worth something if it works *and* is no copy. Every method is turned from near copies to far from all
 anchors in three spaces: SANE latents, per-token PCA with as many components, and the weights themselves. An

@@ -138,7 +138,8 @@ def report(name: str, found: dict[str, Any], arguments: argparse.Namespace) -> l
     lines = [f"## {name}", ""]
     lines += [
         f"Anchors: top 10 % of the training rows by test accuracy, mean accuracy {anchors:.3f}. "
-        f"{arguments.n} samples a seed, {arguments.seeds} seeds; mean ± standard deviation over the seeds of a seed's mean.",
+        f"{arguments.n} samples a seed, {arguments.seeds} seeds; mean ± standard deviation over the seeds of a "
+        "seed's mean.",
         "",
         "| what | measured | goal | reached |",
         "| --- | --- | --- | --- |",
@@ -214,7 +215,8 @@ def _fine_tuned(found: dict[str, Any]) -> list[str]:
         ahead = curves[space][:, 1] - curves[best][:, -1]
         lines.append(
             f"| from samples (kde-token, {space}), 1 epoch "
-            f"(ahead in {int((ahead > 0).sum())} of {len(ahead)} seeds) | {_spread(curves[space][:, 1])} | {curves[best][:, -1].mean():.3f} | {_said(ahead.mean() > 0)} |"
+            f"(ahead in {int((ahead > 0).sum())} of {len(ahead)} seeds) "
+            f"| {_spread(curves[space][:, 1])} | {curves[best][:, -1].mean():.3f} | {_said(ahead.mean() > 0)} |"
         )
     return [*lines, ""]
 
