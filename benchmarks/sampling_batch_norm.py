@@ -76,8 +76,8 @@ def report(zoo: Zoo, facts: dict[str, Any], rows: list[tuple[str, str, list[dict
         "edit by hand.",
         "",
         f"Zoo {zoo.name}: {zoo.table['model'].nunique()} residual networks, {len(zoo)} checkpoints. Anchors: "
-        f"{ANCHORS} of the training rows ({facts['count']}), mean accuracy {facts['anchors']:.3f}. {n} samples a seed, "
-        f"{seeds} seeds; test accuracy at epoch 0, mean ± standard deviation over seeds of a seed's "
+        f"{ANCHORS} of the training rows ({facts['count']}), mean accuracy {facts['anchors']:.3f}. {n} samples a "
+        f"seed, {seeds} seeds; test accuracy at epoch 0, mean ± standard deviation over seeds of a seed's "
         "mean; chance is 0.1.",
         "",
         "| what | space | novelty (rad) | as drawn | measured on noise | measured on images without labels |",
