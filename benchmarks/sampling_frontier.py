@@ -37,7 +37,6 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "bootstrapped": {"rounds": 3, "population": 96, "keep": 24, "candidates": 4},
     "refined": {"steps": 10, "learning_rate": 0.08},
     "conditional": {"value": 0.97},
-    "trained": {"steps": 600},
 }
 LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
     "digits": {

@@ -96,8 +96,8 @@ def report(rows: list[dict[str, Any]], n: int, dataset: str, train: int | None) 
         f"Samples of the zoo `digits`, test accuracy on `{dataset}` after epochs of training"
         + (f" on {train} images" if train else "")
         + f", {n} networks a seed, mean ± standard deviation "
-        f"over {table['seed'].nunique()} seeds of the seeds' means. Every start has the learning rate of Adam that does "
-        f"best for it on validation images, of {', '.join(f'{rate:g}' for rate in RATES)}.",
+        f"over {table['seed'].nunique()} seeds of the seeds' means. Every start has the learning rate of Adam that "
+        f"does best for it on validation images, of {', '.join(f'{rate:g}' for rate in RATES)}.",
     ]
     for target, part in table.groupby("target", sort=False):
         lines += ["", f"## Target: {target}", ""]
@@ -126,10 +126,8 @@ def main() -> None:
         dataset = images_of(arguments)
         for seed in range(arguments.seeds):
             for number, target in enumerate(TARGETS):
-                path = (
-                    arguments.state
-                    / f"transfer2-{arguments.dataset}-{arguments.train}-n{arguments.n}-seed{seed}-{number}.json"
-                )
+                about = f"{arguments.dataset}-{arguments.train}-n{arguments.n}-seed{seed}-{number}"
+                path = arguments.state / f"transfer2-{about}.json"
                 if not path.exists():
                     found = one_seed(target, seed, arguments.n, dataset)
                     with atomic_file(path) as temporary:

@@ -275,7 +275,7 @@ def test_interpolation_stays_between_its_anchors() -> None:
 def test_parameters_reach_the_method_or_its_base() -> None:
     method = method_of("subsampled", {"base": "kde-layer", "candidates": 5, "temperature": 0.25})
     assert (method.candidates, method.base.unit, method.base.temperature) == (5, "layer", 0.25)
-    assert method_of("trained", {"base.bandwidth": "0.5"}).base.bandwidth == 0.5
+    assert method_of("refined", {"base.bandwidth": "0.5"}).base.bandwidth == 0.5
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_choosing_and_training_help(digits: Zoo) -> None:
         ("kde-token", {"temperature": 1.0}),
         ("subsampled", {"candidates": 12, "temperature": 1.0}),
         ("refined", {"steps": 10, "temperature": 1.0}),
-        ("trained", {"steps": 60, "temperature": 1.0}),
+        ("trained", {"base": "kde-token", "steps": 60, "temperature": 1.0}),
     ):
         samples = sample(
             None, digits, anchors=range(40), n=8, method=method, space="weights", parameters=parameters

@@ -67,7 +67,7 @@ METHODS: Mapping[str, Entry] = {
     ),
     "refined": Entry(Refined(), "each draw improved on training images, held near itself", _BASE, _TEMPERATURES),
     "trained": Entry(
-        Trained(), "draws through a map tuned on the task loss of its own samples", _BASE,
+        Trained(), "draws through a map tuned on the task loss of its own samples", "base.scale",
         (0.4, 0.6, 0.8, 1.0, 1.2, 1.4),
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sane_engine.progress import stop_if
 from sane_engine.sampling.draws import Context, Method, Sampler, generator_of, spread
+from sane_engine.sampling.gaussian import ShrunkGaussian
 from sane_engine.sampling.kde import KernelDensity
 from sane_engine.sampling.selection import required
 from sane_engine.sampling.spaces import Space
@@ -33,12 +34,12 @@ class Trained:
         images: Images a step.
     """
 
-    base: Method = field(default_factory=lambda: KernelDensity(temperature=1.2))
-    steps: int = 800
+    base: Method = field(default_factory=lambda: ShrunkGaussian(scale=1.2))
+    steps: int = 600
     learning_rate: float = 0.02
     closeness: float = 0.02
-    batch: int = 16
-    images: int = 64
+    batch: int = 8
+    images: int = 128
 
     def fit(self, context: Context) -> MappedSampler:
         """Tune the map."""
@@ -46,7 +47,8 @@ class Trained:
         _, n, k = context.vectors.shape
         result = MappedSampler(base, context.vectors, torch.zeros(n, k, k), torch.zeros(n, k))
         parameters = [result.matrix.requires_grad_(), result.shift.requires_grad_()]
-        optimiser = torch.optim.Adam(parameters, lr=self.learning_rate)
+        # Fused: one pass over the maps instead of a dozen.
+        optimiser = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
         scale = result.scale
         for step in range(self.steps):
             stop_if(context.cancelled)
