@@ -78,12 +78,13 @@ class FunctionMatch:
 
         self._groups: list[tuple[Group, ChainRunner]] = []
         for group in training.groups:
-            found = runnable(zoo, group.rows)
+            found = runnable(zoo, group.rows) if group.statistics is not None else None
             architecture = as_architecture(found) if found is not None else None
             if not isinstance(architecture, ArchitectureSpec):
                 raise Refusal(
                     "not-runnable",
-                    "function_weight needs a zoo of plain chains that says its architecture and one activation.",
+                    "function_weight needs a zoo of plain chains that says its architecture and one activation, and "
+                    "an encoder that standardises by the zoo's statistics.",
                     "Set function_weight to 0.",
                 )
             if group.layout.n_tokens > config.window:
@@ -117,6 +118,7 @@ class FunctionMatch:
 
 def _networks(group: Group, tokens: Tensor) -> Mapping[str, Tensor]:
     """Tensors of the networks; on the CPU, where small ones run."""
+    assert group.statistics is not None
     mean, std = group.statistics.of_entries(group.layout)
     return group.layout.unfold(tokens.float().cpu() * std.float() + mean.float())
 
