@@ -152,7 +152,7 @@ def _worth(now: Current, drawn: Drawn) -> None:
     summary = found.summary
     frontier = frontier_of(now.zoo.digest)
     figure = accuracy_against_novelty(
-        found.table, found.distances, palette(), frontier.best() if frontier is not None else None
+        found.table, found.distances, palette(), frontier.best if frontier is not None else None
     )
     said = _said(now, drawn) + (f" · lines: {frontier.said}" if frontier is not None else "")
     show_figure(figure, f"{now.name}-novelty", said, alt="Accuracy of samples against their novelty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -55,6 +55,7 @@ class Frontier:
             rows.append({"method": method, "space": space, "accuracy": value})
         return pd.DataFrame(rows)
 
+    @cached_property
     def best(self) -> dict[str, pd.DataFrame]:
         """For each space the upper edge of all its methods: ``novelty``, ``accuracy``, ``method``."""
         low, high = self.points["novelty"].min(), self.points["novelty"].max()
