@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
@@ -19,6 +19,9 @@ from pages.components.show import file_name, one_line, show_caption, show_figure
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
 
+if TYPE_CHECKING:
+    from sane_engine.sampling.batch_norm import Condition
+
 _METHODS = {
     "kde-token": "KDE, every token on its own",
     "kde-layer": "KDE, every layer on its own",
@@ -32,6 +35,11 @@ _METHODS = {
     "conditional": "Towards a property",
     "refined": "Each draw refined",
     "trained": "Sampler trained on its samples",
+}
+_CONDITIONS: dict[Condition, str] = {
+    "images": "Measured on images",
+    "noise": "Measured on noise",
+    "none": "As drawn",
 }
 _REQUEST = "sample_request"
 _EPOCHS = (0, 1, 2, 5, 25)
@@ -84,6 +92,19 @@ def _steering(now: Current, method: str, place: Any) -> tuple[tuple[str, float |
     return (("target", str(target)), ("value", float(value)))
 
 
+def _condition(now: Current, place: Any) -> Condition:
+    """What running statistics are measured on, where the networks have batch norm."""
+    if not any(each.name.endswith("running_mean") for each in now.zoo.signature(0)):
+        return "auto"
+    chosen: Condition = place.selectbox(
+        "Batch-norm statistics", list(_CONDITIONS), format_func=lambda name: _CONDITIONS[name],
+        key="sample_condition", persist_state="session",
+        help="Drawn statistics belong to no data. Measured on the zoo's images, without their labels, samples work "
+        "far better; noise is no substitute for images (see docs/sampling-batch-norm.md).",
+    )  # fmt: skip
+    return chosen
+
+
 def _form(now: Current) -> Request | None:
     """The row of controls; a request once the button is pressed."""
     left, middle, right = st.columns([1.3, 1.3, 1], gap="medium")
@@ -104,10 +125,13 @@ def _form(now: Current) -> Request | None:
     n = right.number_input("Samples", 2, 200, 12, key="sample_n", persist_state="session")
     seed = right.number_input("Seed", 0, 2**31, 0, key="sample_seed", persist_state="session")
     parameters = _parameters(method, left) + _steering(now, method, middle)
+    condition = _condition(now, middle)
     epochs = _EPOCHS if right.toggle("Fine-tune (slow)", key="sample_tune", persist_state="session") else ()
     if not st.button("Draw", type="primary", icon=":material/casino:", key="sample_draw"):
         return None
-    return Request(now.zoo.digest, now.encoder, anchors, method, parameters, space, int(n), int(seed), epochs)
+    return Request(
+        now.zoo.digest, now.encoder, anchors, method, parameters, space, int(n), int(seed), epochs, condition
+    )
 
 
 def _drawn(now: Current) -> Drawn | None:
@@ -139,9 +163,14 @@ def _said(now: Current, drawn: Drawn) -> str:
             f"seed {request.seed}",
             str(record["alignment"]),
             f"zoo {now.name}",
+            *([f"batch norm {drawn.samples[0].provenance['batch_norm']}"] if _has_norms(drawn) else []),
             *([f"{drawn.evaluation.images} test images"] if drawn.evaluation is not None else []),
         ]
     )
+
+
+def _has_norms(drawn: Drawn) -> bool:
+    return bool(drawn.samples) and drawn.samples[0].provenance["batch_norm"] != "no batch norm"
 
 
 def _worth(now: Current, drawn: Drawn) -> None:

@@ -18,6 +18,7 @@ from sane_engine.projection import Placement, place
 
 if TYPE_CHECKING:
     from sane_engine.sampling import Evaluation, Sample
+    from sane_engine.sampling.batch_norm import Condition
     from sane_engine.sampling.download import Format
     from sane_engine.sampling.placing import Placed
     from sane_engine.sampling.sampling import Prepared
@@ -39,6 +40,7 @@ class Request:
         n: How many.
         seed: Of every draw.
         epochs: Of fine-tuning; none leaves it out.
+        condition: What running statistics of batch norm are measured on.
     """
 
     zoo: str
@@ -50,6 +52,7 @@ class Request:
     n: int
     seed: int
     epochs: tuple[int, ...]
+    condition: Condition = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ def draw(now: Current, request: Request, progress: Progress) -> Drawn:
     anchors: Any = request.anchors if isinstance(request.anchors, str) else list(request.anchors)
     prepared = prepare(
         encoder, now.zoo, anchors=anchors, method=request.method, seed=request.seed, space=request.space,
-        parameters=dict(request.parameters), progress=progress,
+        parameters=dict(request.parameters), condition=request.condition, progress=progress,
     )  # fmt: skip
     samples = draw_samples(prepared, request.n, progress=progress)
     evaluation = None
