@@ -5,8 +5,8 @@ Run from the root of the repository (what is done is kept in ``--state``)::
     python -m sane_engine pretrain digits --config assets/configs/sampling.json --out sampling-encoder
     python -m benchmarks.sampling_encoder --encoder sampling-encoder --state FOLDER --out docs/sampling-encoder.md
 
-Every method is turned through its settings in the latents of both encoders and, against the same reference models and
-their decodings, in the weights; accuracy at a novelty is read between two neighbouring settings, seed by seed.
+Every method is turned through its settings in the latents of both encoders and, against the same reference models
+and their decodings, in the weights; accuracy at a novelty is read between two neighbouring settings, seed by seed.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ def main() -> None:
         "Made by `python -m benchmarks.sampling_encoder`; do not edit by hand.",
         "",
         f"Zoo `{arguments.zoo}`, anchors: {ANCHORS} of the training rows by test accuracy, {arguments.n} samples a",
-        f"point. Accuracy at epoch 0 at a novelty, mean ± standard deviation over {arguments.seeds} seeds; the last "
-        "column is",
-        "how far the seeds' accuracies at 0.45 rad are above the twin's, and the least of them. Encoder: "
+        f"point. Accuracy at epoch 0 at a novelty, mean ± standard deviation over {arguments.seeds} seeds; the "
+        "last column is how far the seeds' accuracies at 0.45 rad are above the twin's, and the least of them. Encoder: "
         f"`{own.encoder.digest[:12]}`.",
         "",
         f"| method | space | {' | '.join(f'{v:.2f} rad' for v in NOVELTIES)} | above its twin at 0.45 |",
