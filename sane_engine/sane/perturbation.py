@@ -83,8 +83,8 @@ class FunctionMatch:
             if not isinstance(architecture, ArchitectureSpec):
                 raise Refusal(
                     "not-runnable",
-                    "function_weight needs a zoo of plain chains that says its architecture and one activation, and "
-                    "an encoder that standardises by the zoo's statistics.",
+                    "function_weight needs a zoo of plain chains that says its architecture and one activation, "
+                    "and an encoder that standardises by the zoo's statistics.",
                     "Set function_weight to 0.",
                 )
             if group.layout.n_tokens > config.window:
