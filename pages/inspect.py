@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -34,6 +36,7 @@ from pages.components.networks import Networks
 from pages.components.palette import palette
 from pages.components.show import inert, one_line, show_caption, show_figure, show_table, three
 from pages.components.sidebar import UPLOAD_LIMIT_MB
+from pages.components.spectrum_section import Network, offered_layers, spectrum_section
 from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.uploads import release
 from pages.components.working import working
@@ -168,7 +171,11 @@ def _curves(
         caption += f" · encoder {UNIVERSAL}, for any architecture, trained on {training_of(UNIVERSAL)}"
     elif now is not None and known is not None:
         caption += f" · encoder {now.encoder}"
+    spectra = _spectra(models, tables)
+    offered_layers(spectra)
     curve_pair(curves, features, band, name="inspect", caption=caption)
+    if spectra:
+        spectrum_section(spectra, name="inspect")
     return tables
 
 
@@ -214,6 +221,15 @@ def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[st
         else:
             views |= {} if found is None else {"sane": found}
     return {kind: views[kind] for kind in (*KINDS, "statistics") if kind in views}
+
+
+def _spectra(models: list[Inspected], tables: dict[str, dict[str, pd.DataFrame]]) -> list[Network]:
+    """The networks whose layers have spectra, coloured as in the curves."""
+    found = [model for model in models if "weightwatcher" in tables[model.name]]
+    return [
+        Network(model.name, model.key, partial(getattr, model, "tensors"), tables[model.name]["weightwatcher"], i)
+        for i, model in enumerate(found)
+    ]
 
 
 def _predictions(models: list[Inspected], now: Current, known: Precomputed) -> None:

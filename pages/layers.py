@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -14,6 +16,7 @@ from pages.components.library import sane_layers, spectra
 from pages.components.navigation import page
 from pages.components.networks import Networks
 from pages.components.show import one_line, show_caption
+from pages.components.spectrum_section import Network, offered_layers, spectrum_section
 from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.working import working
 from sane_engine.demo import Precomputed
@@ -100,6 +103,11 @@ def main() -> None:
         kind: [Curve(now.name_of(row), view[view["row"] == row], pinned=row == now.pinned) for row in rows]
         for kind, view in views.items()
     }
+    networks = [
+        Network(now.name_of(row), (now.zoo.digest, row), partial(now.zoo.tensors, row), left[left["row"] == row], i)
+        for i, row in enumerate(rows)
+    ]
+    offered_layers(networks)
     behind_rows = _band_rows(table, choice)
     band: dict[str, pd.DataFrame | None] = {}
     if known is not None:
@@ -108,6 +116,7 @@ def main() -> None:
             band[kind] = bands(view[view["row"].isin(behind_rows)], item.name)
     caption = f"{now.scope} · band: {choice.lower()}, all splits · encoder {now.encoder}"
     curve_pair(curves, features, band, name=now.name, caption=caption)
+    spectrum_section(networks, name=now.name)
     # The pair to align follows what is shown above, until the user chooses another.
     follow("layers", tuple(rows))
     symmetry_section(Networks(now), [*rows, *_others(rows, len(table))], reference=rows[0], name=now.name)

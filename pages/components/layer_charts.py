@@ -60,9 +60,10 @@ def layer_curves(
     band: pd.DataFrame | None,
     n_layers: int,
     colours: Palette,
+    chosen: int | None = None,
     height: int = 430,
 ) -> go.Figure:
-    """A feature over the layer index.
+    """A feature over the layer index. Every point carries the name of its layer as ``customdata``.
 
     Args:
         curves: The models, in the order of their colours.
@@ -71,9 +72,12 @@ def layer_curves(
         band: What :func:`bands` returned, or None.
         n_layers: Length of the common horizontal axis.
         colours: The theme's palette.
+        chosen: The layer that gets a line from top to bottom.
         height: In pixels.
     """
     figure = empty_figure(height=height)
+    if chosen is not None:
+        figure.add_vline(x=chosen, line={"color": transparent(colours.text, 0.5), "width": 1, "dash": "dot"})
     if band is not None and len(band):
         _draw_band(figure, band, colours)
     for i, curve in enumerate(curves):
@@ -86,6 +90,9 @@ def layer_curves(
             connectgaps=True,
             line={"color": colours.category(i), "width": 3 if curve.pinned else 1.8},
             marker={"size": 7 if curve.pinned else 5},
+            # A click chooses a layer; the other points stay as they are.
+            unselected={"marker": {"opacity": 1}},
+            customdata=[str(name) for name in curve.table["name"]],
             text=[in_plot(name) for name in curve.table["name"]],
             hovertemplate=f"{in_plot(curve.name)}<br>layer %{{x}}: %{{text}}<br>%{{y:.3g}}<extra></extra>",
         )
@@ -129,6 +136,7 @@ def _draw_band(figure: go.Figure, band: pd.DataFrame, colours: Palette) -> None:
         mode="lines",
         name="zoo median",
         line={"color": colours.text, "width": 1, "dash": "dot"},
+        customdata=[str(name) for name in band["name"]],
         text=[in_plot(name) for name in band["name"]],
         hovertemplate="zoo median<br>layer %{x}: %{text}<br>%{y:.3g}<extra></extra>",
     )

@@ -11,7 +11,7 @@ from pages.components import state
 from pages.components.errors import explain
 from pages.components.layer_charts import Curve, layer_curves
 from pages.components.palette import palette
-from pages.components.show import one_line, show_caption, show_figure, show_table
+from pages.components.show import caption_and_downloads, config_of, one_line, show_caption, show_table
 from sane_engine.baselines import FEATURES, Feature, feature
 
 KINDS = ("weightwatcher", "sane")
@@ -81,6 +81,7 @@ def curve_pair(
         curves, hidden = _visible(curves, str(shown))
         if hidden:
             show_caption(hidden)
+    chosen = _chosen_layer(curves)
     visible = {int(layer) for group in curves.values() for curve in group for layer in curve.table["layer"]}
     n_layers = 1 + max((int(curve.table["layer"].max()) for group in curves.values() for curve in group), default=0)
     for kind, item, column in zip(KINDS, features, st.columns(2, gap="medium"), strict=True):
@@ -92,7 +93,13 @@ def curve_pair(
                 explain(f"There is nothing to draw for {_TITLES[kind]}.", "See the note above.")
                 continue
             figure = layer_curves(
-                group, item.name, axis_title(item), band=behind, n_layers=n_layers, colours=palette()
+                group,
+                item.name,
+                axis_title(item),
+                band=behind,
+                n_layers=n_layers,
+                colours=palette(),
+                chosen=chosen,
             )
             drawn = sum(int(curve.table[item.name].notna().any()) for curve in group)
             skipped = sum(int(curve.table[item.name].isna().sum()) for curve in group)
@@ -101,7 +108,38 @@ def curve_pair(
                 said += f" · n = {int(behind['n'].max())} checkpoints in the band"
             if skipped:
                 said += f" · {skipped} layer value{'' if skipped == 1 else 's'} missing, reasons in the table"
-            show_figure(figure, f"{name}-{kind}-{item.name}", said, alt=f"{item.label} over the layer index")
+            chart = f"{name}-{kind}-{item.name}"
+            st.plotly_chart(
+                figure,
+                key=f"figure-{chart}",
+                on_select=lambda chart=chart: _on_click(f"figure-{chart}"),
+                selection_mode="points",
+                config=config_of(chart),
+                alt=f"{item.label} over the layer index",
+            )
+            caption_and_downloads(figure, chart, said)
+
+
+def _on_click(chart: str) -> None:
+    """A click on a point of a curve chooses its layer; a click that takes the choice back changes nothing."""
+    event = st.session_state.get(chart) or {}
+    for point in (event.get("selection") or {}).get("points") or []:
+        name = point.get("customdata")
+        name = name[0] if isinstance(name, list) and name else name
+        if isinstance(name, str):
+            st.session_state[state.SPECTRUM] = name
+            return
+
+
+def _chosen_layer(curves: Mapping[str, Sequence[Curve]]) -> int | None:
+    """Where the layer whose spectrum is shown stands; networks of several architectures may not agree."""
+    name = st.session_state.get(state.SPECTRUM)
+    found = {
+        int(layer)
+        for curve in curves.get("weightwatcher", ())
+        for layer in curve.table.loc[curve.table["name"] == name, "layer"]
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _visible(curves: Mapping[str, Sequence[Curve]], shown: str) -> tuple[dict[str, list[Curve]], str]:

@@ -17,6 +17,7 @@ ZOO, ENCODER = "zoo", "encoder"
 SELECTION, SELECTION_ZOO, PINNED = "selection", "selection_zoo", "pinned"
 LEVEL, METHOD, COLOUR, EPOCH, GESTURE = "level", "map", "colour", "epoch", "gesture"
 LAYER_LEFT, LAYER_RIGHT = "left", "right"
+SPECTRUM = "spectrum"
 OPENED_MODEL = "model"
 PREDICT_VIEW, PREDICT_SCORE, PREDICT_BY, PREDICT_TARGET = "show", "score", "by", "target"
 FEATURE_VIEW, FEATURE_NAME, FEATURE_LAYER = "of", "feature", "layer"
@@ -82,6 +83,7 @@ _LINKED = (
     _Linked(EPOCH, "All"),
     _Linked(LAYER_LEFT, None),
     _Linked(LAYER_RIGHT, None),
+    _Linked(SPECTRUM, None),
     _Linked(OPENED_MODEL, None),
     _Linked(PREDICT_VIEW, "Table"),
     _Linked(PREDICT_SCORE, None),

@@ -80,12 +80,13 @@ def _sides(shape: Sequence[int]) -> tuple[int, int, int]:
     return min(shape[0], shape[1]), max(shape[0], shape[1]), positions
 
 
-def _svd_cost(shape: Sequence[int]) -> float:
+def svd_cost(shape: Sequence[int]) -> float:
+    """How long a decomposition takes, in units of one multiplication: min² · max · kernel positions."""
     short, long, positions = _sides(shape)
     return float(short) ** 2 * long * positions
 
 
-def _as_shown(layer: WeightLayer, tensor: Tensor) -> tuple[Tensor, str]:
+def as_shown(layer: WeightLayer, tensor: Tensor) -> tuple[Tensor, str]:
     """The tensor as the package is shown it, and a note if that is not how it would have read it."""
     if tensor.ndim < 2:
         return tensor, ""
@@ -122,6 +123,11 @@ def _bad_values(tensor: Tensor) -> str:
     return ""
 
 
+def no_spectrum(tensor: Tensor) -> str:
+    """Why a tensor, as :func:`as_shown` gives it, has no spectrum, or an empty string."""
+    return _unsupported(tensor.shape) or _bad_values(tensor)
+
+
 def _skipped(shape: Sequence[int]) -> str:
     """Why the package gave no row for a tensor it was shown."""
     short, _, positions = _sides(shape)
@@ -140,7 +146,7 @@ def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def _tasks(matrices: Mapping[str, Tensor], file: Path, *, esd: bool = False) -> list[Task]:
     """Group the matrices of a file into tasks, the most expensive first: none is left for last."""
-    costs = {key: _svd_cost(tensor.shape) for key, tensor in matrices.items()}
+    costs = {key: svd_cost(tensor.shape) for key, tensor in matrices.items()}
     groups: list[tuple[list[str], float]] = []
     for key in sorted(costs, key=lambda key: -costs[key]):
         if not groups or groups[-1][1] + costs[key] > _COST_OF_TASK or len(groups[-1][0]) >= _KEYS_OF_TASK:
@@ -199,8 +205,8 @@ def spectral_features(
             for layer in part:
                 stop_if(cancelled)
                 entry = by_index[str(layer.index)]
-                tensor, entry["note"] = _as_shown(layer, tensors[layer.weight])
-                entry["reason"] = _unsupported(tensor.shape) or _bad_values(tensor)
+                tensor, entry["note"] = as_shown(layer, tensors[layer.weight])
+                entry["reason"] = no_spectrum(tensor)
                 if not entry["reason"]:
                     matrices[str(layer.index)] = tensor
                     shapes[str(layer.index)] = tuple(tensor.shape)
@@ -304,8 +310,8 @@ def _prepare_chunk(
     matrices: dict[str, Tensor] = {}
     for position, row in enumerate(chunk):
         for layer in layers:
-            tensor, note = _as_shown(layer, stacked[layer.weight][position])
-            reason = _unsupported(tensor.shape) or _bad_values(tensor)
+            tensor, note = as_shown(layer, stacked[layer.weight][position])
+            reason = no_spectrum(tensor)
             key = f"{row}_{layer.index}"
             texts = {"name": layer.name, "warning": "", "note": note, "reason": reason}
             entries[key] = {"row": row, "layer": layer.index, **texts}
@@ -322,8 +328,8 @@ def spectrum(tensors: Mapping[str, Tensor], layer_name: str, *, cancelled: Cance
     import numpy as np
 
     layer = {layer.name: layer for layer in weight_layers(tensors)}[layer_name]
-    tensor, _ = _as_shown(layer, tensors[layer.weight])
-    reason = _unsupported(tensor.shape) or _bad_values(tensor)
+    tensor, _ = as_shown(layer, tensors[layer.weight])
+    reason = no_spectrum(tensor)
     if reason:
         raise ValueError(reason)
     answer: dict[str, Any] = {}
