@@ -11,6 +11,7 @@ whole recipes (optimiser, learning rate, initialisation), before a stranger's ac
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from benchmarks.stranger_scores import Scores, score
 from sane_engine.checkpoint import Refusal
 from sane_engine.representations import Entry, representation
 from sane_engine.revision import commit
-from sane_engine.workspace import atomic_file
+from sane_engine.workspace import atomic_file, workspace_root
 from sane_engine.zoo import Zoo, load_zoo
 
 REPRESENTATIONS = (
@@ -168,8 +169,16 @@ def _features(name: str, seed: int, zoo: Zoo, strangers: Zoo) -> tuple[np.ndarra
     entry = _entry(name)
     key = (name, seed if entry.seeded else 0)
     if key not in _MADE:
-        made = entry.make(key[1]).fit(zoo)
-        _MADE[key] = (made.transform(zoo), made.transform(strangers))
+        digest = hashlib.sha256(
+            f"{zoo.digest} {strangers.weights_digest} {entry.version} {key}".encode()
+        ).hexdigest()
+        path = workspace_root() / "strangers" / f"{name}-{digest[:16]}.npz"
+        if not path.exists():
+            made = entry.make(key[1]).fit(zoo)
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, zoo=made.transform(zoo), strangers=made.transform(strangers))
+        kept = np.load(path)
+        _MADE[key] = (kept["zoo"], kept["strangers"])
     return _MADE[key]
 
 

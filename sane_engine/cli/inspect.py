@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.cli.console import Console, printable
-from sane_engine.cli.embed import DEFAULT_ENCODER
 from sane_engine.progress import stop_if
+from sane_engine.sane.encoder_file import UNIVERSAL
 
 if TYPE_CHECKING:
     from sane_engine.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpar
     )
     parser.add_argument(
         "--encoder",
-        default=DEFAULT_ENCODER,
+        default=UNIVERSAL,
         metavar="NAME",
         help="encoder for --layers sane: a folder or the name of an embedded one (default: %(default)s)",
     )
