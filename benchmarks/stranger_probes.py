@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from sane_engine.zoo import Zoo
 Floats = NDArray[np.float64]
 
 FOLD_SEEDS = 3
+DEFAULT_START = "uniform"
 _FOLDS = 5
 _CLIP = 0.005
 _LEAST_ERROR = 1e-3
@@ -31,19 +33,23 @@ class Probe:
         scale: ``"accuracy"``, ``"log error"`` (log10 of the error rate), or ``"rank"`` (normal scores of the ranks
             in the zoo).
         kernel: ``"linear"`` is ridge, ``"rbf"`` kernel ridge.
+        default_start: Fit on the models alone that were initialised as PyTorch does by itself.
     """
 
     scale: str
     kernel: Kernel
+    default_start: bool
 
     @property
     def name(self) -> str:
         """As a table says it."""
-        return f"{'ridge' if self.kernel == 'linear' else 'kernel ridge'} on {self.scale}"
+        start = ", default start" if self.default_start else ""
+        return f"{'ridge' if self.kernel == 'linear' else 'kernel ridge'} on {self.scale}{start}"
 
 
 KERNELS: tuple[Kernel, ...] = ("linear", "rbf")
-PROBES = tuple(Probe(scale, kernel) for scale in ("accuracy", "log error", "rank") for kernel in KERNELS)
+SCALES = ("accuracy", "log error", "rank")
+PROBES = tuple(Probe(*each) for each in itertools.product(SCALES, KERNELS, (False, True)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,17 @@ def recipes_of(table: pd.DataFrame) -> NDArray[np.object_]:
     learning_rate = np.round(np.log10(table["learning_rate"].to_numpy(dtype=float)) * 2) / 2
     parts = [table[name].astype(str) for name in ("optimiser", "initialisation") if name in table]
     return np.asarray(["|".join(values) for values in zip(*parts, learning_rate.astype(str), strict=True)], object)
+
+
+def default_start(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows of models that started as PyTorch's modules do; that is what strangers leave as it is."""
+    if "initialisation" not in table:
+        return np.ones(len(table), dtype=bool)
+    return np.asarray(table["initialisation"] == DEFAULT_START, dtype=bool)
+
+
+def _rows(table: pd.DataFrame, probe: Probe) -> NDArray[np.bool_]:
+    return default_start(table) if probe.default_start else np.ones(len(table), dtype=bool)
 
 
 def _clipped(train: NDArray[np.floating], other: NDArray[np.floating]) -> Floats:
@@ -94,15 +111,24 @@ def _back(scale: str, values: Floats, accuracy: Floats) -> Floats:
 
 
 def inner_tau(features: NDArray[np.floating], table: pd.DataFrame, probe: Probe) -> float:
-    """Kendall's τ on recipes held out of the zoo, mean over :data:`FOLD_SEEDS` deals of the recipes into folds."""
+    """Kendall's τ on recipes held out of the zoo, of models with PyTorch's own initialisation.
+
+    The mean over :data:`FOLD_SEEDS` deals of the recipes into folds.
+    """
     from scipy.stats import kendalltau
 
-    accuracy, recipes = table["test_accuracy"].to_numpy(dtype=float), recipes_of(table)
+    rows = _rows(table, probe)
+    features, table = features[rows], table[rows]
+    accuracy, recipes, scored = (
+        table["test_accuracy"].to_numpy(dtype=float),
+        recipes_of(table),
+        default_start(table),
+    )
     values, found = _clipped(features, features), []
     for seed in range(FOLD_SEEDS):
         prepared = prepare(values, recipes, folds=_FOLDS, seed=seed, kernel=probe.kernel)
         ridge = fit_ridge(prepared, _onto(probe.scale, accuracy))
-        found.append(float(kendalltau(ridge.out_of_fold, accuracy).statistic))
+        found.append(float(kendalltau(ridge.out_of_fold[scored], accuracy[scored]).statistic))
     return float(np.mean(found))
 
 
@@ -110,6 +136,9 @@ def fit_probe(
     features: NDArray[np.floating], table: pd.DataFrame, strangers: NDArray[np.floating], probe: Probe
 ) -> Fitted:
     """Fit on all rows of the zoo, with residuals of held-out recipes; predict the strangers."""
+    whole, models = features, table["model"]
+    rows = _rows(table, probe)
+    features, table = features[rows], table[rows]
     accuracy, recipes = table["test_accuracy"].to_numpy(dtype=float), recipes_of(table)
     values, theirs = _clipped(features, features), _clipped(features, strangers)
     # Not called an accuracy: the bounds of one do not hold on another scale.
@@ -117,8 +146,8 @@ def fit_probe(
     predictor = fit_predictor(values, table, target, groups=recipes, folds=_FOLDS, kernel=probe.kernel)
     found = predictor.predict(theirs)
     # How far a network lies outside is asked of its features as they are, and of models, not of recipes.
-    unclipped = prepare(features, np.asarray(table["model"].astype(str), object), folds=_FOLDS)
-    outside = fit_detector(unclipped, np.asarray(features)).score(strangers)
+    unclipped = prepare(whole, np.asarray(models.astype(str), object), folds=_FOLDS)
+    outside = fit_detector(unclipped, np.asarray(whole)).score(strangers)
     value, low, high = (_back(probe.scale, each, accuracy) for each in (found.value, found.low, found.high))
     return Fitted(value, low, high, outside)
 

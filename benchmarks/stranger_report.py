@@ -7,7 +7,7 @@ from typing import Any
 
 _COLUMNS = (
     "representation", "probe", "zoo: τ", "strangers: τ", "above .9: τ", "above .9: error", "inside interval",
-    "flagged", "inside or flagged",
+    "median width", "flagged", "inside or flagged",
 )  # fmt: skip
 _HEAD = ["| " + " | ".join(_COLUMNS) + " |", "| --- " * len(_COLUMNS) + "|"]
 
@@ -15,13 +15,14 @@ _WHO = """{strangers} checkpoints of {groups} groups, all of the network of the 
 test accuracy from their weights alone. What ranks them was fitted on a zoo of ours of that network,
 `{zoo}`: {models} models, {checkpoints} checkpoints, {recipes} recipes."""
 
-_HOW = """Every representation gets the same six probes: ridge or kernel ridge, on the accuracy, the logarithm of
-the error rate, or normal scores of the ranks; features are clipped to their range in the zoo. Which
-representation and which probe is decided on the zoo alone, by Kendall's τ on recipes (optimiser,
-initialisation, learning rate) that are held out: the column *zoo*. The strangers' accuracies take no
-part in it. The τ of the strangers has a 95 % bootstrap interval over groups; of what is trained, the
-mean of {seeds} seeds is shown. *Flagged* is what lies outside of what the zoo knows; intervals are of
-90 %, from residuals on held-out recipes."""
+_HOW = """Every representation gets the same twelve probes: ridge or kernel ridge, on the accuracy, the logarithm
+of the error rate, or normal scores of the ranks, fitted on all models of the zoo or on those that
+started as PyTorch's modules do (*default start*), as strangers' do; features are clipped to their range
+in the zoo. Which representation and which probe is decided on the zoo alone, by Kendall's τ on recipes
+(optimiser, initialisation, learning rate) that are held out, of models with that start: the column
+*zoo*. The strangers' accuracies take no part in it. The τ of the strangers has a 95 % bootstrap
+interval over groups; of what is trained, the mean of {seeds} seeds is shown. *Flagged* is what lies
+outside of what the zoo knows; intervals are of 90 %, from residuals on held-out recipes."""
 
 
 def _filled(text: str, **values: Any) -> str:
@@ -49,7 +50,7 @@ def markdown(record: dict[str, Any]) -> str:
         *_HEAD,
         *(_line(row, bold=row is ours) for row in sorted(best.values(), key=lambda row: -row["inner_tau"])),
         f"| product of the four Frobenius norms | nothing is fitted | {trivial['zoo_tau']:.2f} "
-        f"| {trivial['tau']:.2f} ({trivial['low']:.2f} to {trivial['high']:.2f}) | | | | | |",
+        f"| {trivial['tau']:.2f} ({trivial['low']:.2f} to {trivial['high']:.2f}) | | | | | | |",
         "",
         "Of each representation the probe is shown that does best on the zoo. The others:",
         "",
@@ -70,6 +71,7 @@ def _line(row: dict[str, Any], *, bold: bool) -> str:
         f"{found['tau_good']:.2f}",
         f"{found['mae_good']:.4f}",
         f"{found['covered']:.0%}",
+        f"{found['width']:.3f}",
         f"{found['flagged']:.0%}",
         f"{found['covered_or_flagged']:.0%}",
     )

@@ -27,6 +27,7 @@ class Scores:
         flagged: Share that is said to lie outside of what the zoo knows.
         covered: Share inside their 90 % interval.
         covered_or_flagged: Share that is either.
+        width: Median width of the intervals.
     """
 
     tau: float
@@ -37,6 +38,7 @@ class Scores:
     flagged: float
     covered: float
     covered_or_flagged: float
+    width: float
 
 
 def score(truth: NDArray[np.float64], groups: NDArray[np.object_], found: Fitted, seed: int = 0) -> Scores:
@@ -61,4 +63,5 @@ def score(truth: NDArray[np.float64], groups: NDArray[np.object_], found: Fitted
         flagged=float(flagged.mean()),
         covered=float(covered.mean()),
         covered_or_flagged=float((covered | flagged).mean()),
+        width=float(np.median(found.high - found.low)),
     )
