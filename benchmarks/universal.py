@@ -4,7 +4,7 @@ python -m benchmarks.universal zoos/mnist zoos/wild … --files resnet20.th --ma
 
 On held-out models of each zoo: R² of the reconstructed weights (each tensor about its own mean, in units of its own
 standard deviation), and R² of ridge probes on the vectors. The zoo's own encoder has the same configuration and is
-trained on that zoo's training models alone, for as many steps.
+trained on that zoo's training models alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--encoder", default=UNIVERSAL)
     parser.add_argument("--files", type=Path, nargs="*", default=[], help="checkpoints of architectures never seen")
     parser.add_argument("--most", type=int, default=1200, help="checkpoints of a zoo, whole models")
-    parser.add_argument("--no-own", action="store_true", help="train no encoders of single zoos")
+    parser.add_argument("--own-steps", type=int, default=300, help="of the encoders of single zoos; 0 trains none")
     parser.add_argument("--out", type=Path, help="add the numbers to this JSON")
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
@@ -73,7 +73,7 @@ def main() -> None:
     for name in arguments.zoos:
         zoo = _thinned(load_zoo(name), arguments.most)
         started = time.process_time()
-        record["zoos"][zoo.name] = _of_zoo(zoo, encoder, own=not arguments.no_own)
+        record["zoos"][zoo.name] = _of_zoo(zoo, encoder, own_steps=arguments.own_steps)
         record["zoos"][zoo.name]["cpu_seconds"] = round(time.process_time() - started)
         print(zoo.name, json.dumps(record["zoos"][zoo.name]), flush=True)
         _write(record, arguments)
@@ -98,10 +98,10 @@ def _thinned(zoo: Zoo, most: int) -> Zoo:
     return zoo.select(np.flatnonzero(place < max(1, int((sizes <= most).sum()))))
 
 
-def _of_zoo(zoo: Zoo, encoder: Sane, *, own: bool) -> dict[str, Any]:
+def _of_zoo(zoo: Zoo, encoder: Sane, *, own_steps: int) -> dict[str, Any]:
     encoders = {"universal": encoder, "untrained": _untrained(zoo, encoder.config)}
-    if own:
-        encoders["own"] = pretrain(zoo, encoder.config)
+    if own_steps:
+        encoders["own"] = pretrain(zoo, replace(encoder.config, steps=own_steps))
     basis = _basis(zoo, encoder.config)
     test = rows_of_split(zoo, "test")
     test = test[np.linspace(0, len(test) - 1, min(_SCORED, len(test))).astype(np.int64)]
@@ -114,7 +114,12 @@ def _of_zoo(zoo: Zoo, encoder: Sane, *, own: bool) -> dict[str, Any]:
         _pooled(zoo, basis, encoder.config), zoo, "latents"
     )
     models = zoo.table.groupby("split")["model"].nunique()
-    return {"scores": scores, "models": {str(k): int(v) for k, v in models.items()}, "scored": len(test)}
+    return {
+        "scores": scores,
+        "own_steps": own_steps,
+        "models": {str(k): int(v) for k, v in models.items()},
+        "scored": len(test),
+    }
 
 
 def _probed(features: np.ndarray, zoo: Zoo, what: str) -> dict[str, float]:

@@ -32,7 +32,8 @@ def markdown(record: dict[str, Any]) -> str:
         f"    {provenance.get('command', '')}",
         "",
         "Made by `python -m benchmarks.universal`. Held-out models (split by model) of each zoo. The zoo's own",
-        "encoder has the same configuration and as many steps, on that zoo's training models alone; untrained is",
+        "encoder has the same configuration, trained on that zoo's training models alone "
+        f"({', '.join(sorted({str(found['own_steps']) for found in record['zoos'].values()}))} steps); untrained is",
         "the same with random weights; PCA has as many components as latents, fitted on the zoo. One seed.",
         "",
         "## Reconstruction",
