@@ -33,7 +33,7 @@ def markdown(record: dict[str, Any]) -> str:
         "",
         "Made by `python -m benchmarks.universal`. Held-out models (split by model) of each zoo. The zoo's own",
         "encoder has the same configuration, trained on that zoo's training models alone "
-        f"({', '.join(sorted({str(found['own_steps']) for found in record['zoos'].values()}))} steps); untrained is",
+        f"({', '.join(sorted({str(zoo['own_steps']) for zoo in record['zoos'].values()}))} steps); untrained is",
         "the same with random weights; PCA has as many components as latents, fitted on the zoo. One seed.",
         "",
         "## Reconstruction",
