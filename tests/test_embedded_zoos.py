@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from sane_engine import embed, load_encoder, load_zoo
 from sane_engine.demo import load_precomputed
-from sane_engine.sane import SaneConfig
+from sane_engine.sane import SaneConfig, reconstruction
 from sane_engine.sane.scorecard import scorecard
 from sane_engine.workspace import assets_root
 from sane_engine.zoo.architectures import evaluate
@@ -75,10 +76,28 @@ def test_configurations_that_ship_are_those_of_the_encoders_that_ship(encoder_na
     assert load_encoder(encoder_name).config == config
 
 
+def test_the_universal_encoder_takes_any_network() -> None:
+    encoder = load_encoder("universal")
+    assert encoder.config == SaneConfig.from_file(assets_root() / "configs" / "universal.json")
+    assert len(encoder.provenance["zoos"]) >= 6
+    folder = assets_root() / "encoders" / "universal"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_200_000
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a.weight": (12, 3, 7, 7), "bn.weight": (12,), "bn.running_var": (12,), "attention": (40, 40)}
+    network = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    found = embed(encoder, [network])
+    assert not found.foreign.any()
+    assert np.isfinite(found.layers).all()
+    zoo = load_zoo("digits-independent")
+    scores = reconstruction(encoder, zoo, np.flatnonzero(zoo.table["split"] == "test")[:30])
+    assert scores[scores["layer"] == "all"].set_index("method")["r2"]["sane"] > 0.85
+
+
 def test_records_carry_how_they_were_made() -> None:
     kept = load_precomputed("digits", "digits-sane")
     assert kept is not None
-    for record in (load_zoo("digits").provenance, load_encoder("digits-sane").provenance, kept.record):
+    encoders = [load_encoder(name).provenance for name in ("digits-sane", "universal")]
+    for record in (load_zoo("digits").provenance, *encoders, kept.record):
         assert record["command"].startswith("python -m sane_engine ")
         assert record["commit"] and "dirty" not in record["commit"]
         assert json.dumps(record)

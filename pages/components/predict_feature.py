@@ -18,7 +18,7 @@ from pages.components.labels import label
 from pages.components.palette import palette
 from pages.components.predict_beside import FAMILY, Family, others, pick_others, together
 from pages.components.predict_features import VIEWS, layer_table_of
-from pages.components.show import show_figure, show_table, three
+from pages.components.show import inert, show_caption, show_figure, show_table, three
 from pages.components.working import working
 from sane_engine.baselines import FEATURES, feature
 from sane_engine.probing.folds import groups_of
@@ -77,6 +77,8 @@ def feature_view(now: Current) -> None:
         _scatter(now, families, view, chosen, layer, target, colour)
     with right:
         st.subheader("All features", anchor=False)
+        if len(families) > 1:
+            show_caption(f"Of {inert(now.name)}.")
         show_table(ranking(values, now.zoo, view, target), f"features-{now.name}-{view}-{target}", height=440)
 
 
