@@ -14,17 +14,15 @@ from pages.components.current import Current, current, embedded
 from pages.components.errors import explain, show_failure, show_refusal
 from pages.components.hover import hover_texts
 from pages.components.identity import identity_card
+from pages.components.inspect_intake import intake
 from pages.components.inspect_prediction import prediction
 from pages.components.inspection import (
     Inspected,
-    drop,
     embed_model,
     files,
     placement,
     problems,
-    read,
     spectral,
-    take,
     universal_view,
 )
 from pages.components.labels import in_plot, short_label
@@ -34,104 +32,14 @@ from pages.components.library import sane_layers, training_of
 from pages.components.navigation import page
 from pages.components.networks import Networks
 from pages.components.palette import palette
-from pages.components.show import inert, one_line, show_caption, show_figure, show_table, three
-from pages.components.sidebar import UPLOAD_LIMIT_MB
+from pages.components.show import inert, show_caption, show_figure, show_table, three
 from pages.components.spectrum_section import Network, offered_layers, spectrum_section
 from pages.components.symmetry_section import follow, symmetry_section
-from pages.components.uploads import release
 from pages.components.working import working
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
 from sane_engine.projection import Placement
 from sane_engine.sane.encoder_file import UNIVERSAL
-
-
-def _intake(now: Current | None) -> list[Inspected]:
-    """The drop area, the files with their errors, and a model of the zoo; returns the networks to look at."""
-    left, right = st.columns([2, 1], gap="medium", vertical_alignment="top")
-    with left:
-        uploads = st.file_uploader(
-            "Drop one or several checkpoints",
-            accept_multiple_files=True,
-            key="checkpoints",
-            max_upload_size=UPLOAD_LIMIT_MB,
-            help="safetensors, PyTorch files, .npz, or a zip of these. Nothing in them is executed.",
-        )
-    # An upload seen before is not taken again: the user may have removed it from the list below.
-    seen: set[str] = st.session_state.setdefault("uploads-seen", set())
-    for upload in uploads or []:
-        if upload.file_id not in seen:
-            seen.add(upload.file_id)
-            take(upload.name, upload)
-            release(upload.file_id)
-    models: list[Inspected] = []
-    with right:
-        models += _model_of_the_zoo(now)
-    _read_all()
-    shown = st.container(horizontal=True, gap="medium")
-    for digest, file in list(files().items()):
-        if file.refusal is None:
-            models += file.models
-            with shown:
-                _remove_button(digest, inert(file.name))
-        else:
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                show_refusal(file.refusal, file.name)
-                _remove_button(digest, "Remove")
-    return models
-
-
-def _remove_button(digest: str, label: str) -> None:
-    """The uploader forgets its files on another page; these stay until the user takes them away."""
-    st.button(
-        label,
-        key=f"remove-{digest}",
-        on_click=drop,
-        args=(digest,),
-        icon=":material/close:",
-        help="Take this file off the page",
-        type="tertiary",
-    )
-
-
-def _read_all() -> None:
-    waiting = [(digest, file) for digest, file in files().items() if file.waiting is not None]
-    if not waiting:
-        return
-    with working("Reading the files") as progress:
-        for i, (digest, file) in enumerate(waiting):
-            progress(i, len(waiting), file.name)
-            try:
-                read(digest, file)
-            except (OSError, ValueError, RuntimeError, MemoryError) as error:
-                drop(digest)
-                show_failure(error, f"reading {file.name}")
-
-
-def _model_of_the_zoo(now: Current | None) -> list[Inspected]:
-    if now is None:
-        return []
-    rows = range(len(now.zoo.table))
-    remembered = st.session_state.get(state.OPENED_MODEL)
-    names = [None, *rows]
-    if isinstance(remembered, str):
-        st.session_state[state.OPENED_MODEL] = int(remembered) if remembered.isdecimal() else None
-    state.keep_valid(state.OPENED_MODEL, names)
-    row = st.selectbox(
-        "or open a model of the zoo",
-        names,
-        key=state.OPENED_MODEL,
-        persist_state="session",
-        format_func=lambda row: "none" if row is None else one_line(now.name_of(row)),
-    )
-    if row is None:
-        return []
-    cache: dict[str, Inspected] = st.session_state.setdefault("zoo-models", {})
-    key = f"{now.zoo.digest[:16]}-{row}"
-    if key not in cache:
-        cache.clear()
-        cache[key] = Inspected(key, now.name_of(row), now.zoo.tensors(row), zoo_row=row)
-    return [cache[key]]
 
 
 def _curves(
@@ -337,14 +245,17 @@ def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Pr
         )
     else:
         show_caption(f"Inside the zoo: {three(ratio)} of the 95th percentile of the zoo's own nearest distances.")
+    if model.zoo_row is not None:
+        show_caption("A model of the zoo: its own epochs do not count as its neighbours.")
     for note in notes:
         said = note.removeprefix("1 of 1 models: ")
         show_caption(said[:1].upper() + said[1:])
-    rows = where.neighbours[i]
+    there = where.neighbours[i] >= 0
+    rows = where.neighbours[i][there]
     nearest = now.zoo.table.iloc[rows][["model", "epoch"]].copy()
     if now.accuracy is not None:
         nearest[short_label(now.accuracy)] = now.zoo.table[now.accuracy].iloc[rows].to_numpy()
-    nearest.insert(0, "distance (sd)", where.distances[i])
+    nearest.insert(0, "distance (sd)", where.distances[i][there])
     show_table(nearest, f"nearest-{model.key}")
 
 
@@ -369,10 +280,14 @@ def _tell_apart(models: list[Inspected]) -> None:
 
 def main() -> None:
     now = current()
-    models = _intake(now)
+    models = intake(now)
     if not models:
         if not files():
-            explain("Nothing to inspect yet.", "Drop a checkpoint above, or open a model of the zoo.")
+            explain(
+                "Nothing to inspect yet.",
+                "Drop a checkpoint above, or open a model of the zoo. Dropped files are private to this session "
+                "and gone after a reload; to keep them, open a zip of them as a zoo in the sidebar and press Keep.",
+            )
         return
     _tell_apart(models)
     tabs = st.tabs([inert(model.name) for model in models])

@@ -36,6 +36,11 @@ class Refusal(ValueError):
         return (type(self), (self.code, str(self), self.hint))
 
 
+def is_running_statistic(name: str) -> bool:
+    """Whether a tensor of this name is what a normalisation layer measured, and no optimiser trained."""
+    return name.rsplit(".", 1)[-1] in ("running_mean", "running_var")
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where the tensors of a checkpoint came from.
@@ -112,8 +117,16 @@ class Checkpoint:
 
     @property
     def n_parameters(self) -> int:
-        """Number of floating-point entries; tied tensors count once, integer buffers not at all."""
+        """Number of floating-point entries without running statistics; tied tensors count once, integers not."""
+        return sum(n for name, n in self._sizes() if not is_running_statistic(name))
+
+    @property
+    def n_buffers(self) -> int:
+        """Number of entries in running means and variances, which are measured and not trained."""
+        return sum(n for name, n in self._sizes() if is_running_statistic(name))
+
+    def _sizes(self) -> list[tuple[str, int]]:
         if self.entries:
-            return sum(e.elements for e in self.entries if e.is_floating_point and e.tied_to is None)
-        unique = {id(t): t for t in self.tensors.values() if t.is_floating_point()}
-        return sum(t.numel() for t in unique.values())
+            return [(e.name, e.elements) for e in self.entries if e.is_floating_point and e.tied_to is None]
+        unique = {id(t): (name, t) for name, t in self.tensors.items() if t.is_floating_point()}
+        return [(name, t.numel()) for name, t in unique.values()]

@@ -327,6 +327,7 @@ def place(
     *,
     k: int = 5,
     groups: Sequence[Any] | None = None,
+    own: Sequence[Any] | None = None,
 ) -> Placement:
     """Put new vectors on an existing map, among their nearest neighbours in the original space.
 
@@ -339,6 +340,8 @@ def place(
         new_vectors: [q, f].
         k: Number of neighbours.
         groups: Model of each of ``vectors``, see :func:`reference_distances`.
+        own: For new vectors of models that are on the map: the model of each, or None. Its own vectors give it its
+            place, but are no neighbours of it; where no others are left, a neighbour is −1 and its distance NaN.
 
     Raises:
         ValueError: ``vectors`` are not those of the map, or the numbers of features differ, or no vector is finite.
@@ -364,12 +367,22 @@ def place(
         weights = np.where(same.any(axis=1, keepdims=True), same, 1 / np.where(same, 1, distance))
         weights /= weights.sum(axis=1, keepdims=True)
         coordinates[rows] = (weights[:, :, None] * projection.coordinates[known[nearest]]).sum(axis=1)
-    own = reference_distances(projection, vectors, groups=groups)
+    if own is not None and groups is not None:
+        labels = np.asarray(groups, dtype=object)[known]
+        for row in (row for row in np.flatnonzero(good).tolist() if own[row] is not None):
+            forbidden = (labels == own[row])[None, :]
+            nearest, distance = _nearest(queries[[row]], points[known], k, forbidden)
+            left = np.isfinite(distance[0])
+            neighbours[row], distances[row] = (
+                np.where(left, known[nearest[0]], -1),
+                np.where(left, distance[0], np.nan),
+            )
+    typical_distances = reference_distances(projection, vectors, groups=groups)
     percentile = np.full(len(queries), np.nan)
     ratio = np.full(len(queries), np.nan)
-    if len(own):
-        percentile[good] = 100 * np.searchsorted(own, distances[good, 0]) / len(own)
-        typical = max(float(np.percentile(own, OUTSIDE_PERCENTILE)), np.finfo(float).tiny)
+    if len(typical_distances):
+        percentile[good] = 100 * np.searchsorted(typical_distances, distances[good, 0]) / len(typical_distances)
+        typical = max(float(np.percentile(typical_distances, OUTSIDE_PERCENTILE)), np.finfo(float).tiny)
         ratio[good] = distances[good, 0] / typical
     return Placement(coordinates, neighbours, distances, percentile, ratio, outside=~(ratio <= 1))
 

@@ -117,6 +117,19 @@ def test_other_epochs_of_a_model_are_not_its_neighbours() -> None:
     assert not place(found, epochs, new, groups=[i // 3 for i in range(60)]).outside[0]
 
 
+def test_a_model_of_the_map_keeps_its_place_and_is_no_neighbour_of_itself() -> None:
+    vectors, _ = clusters()
+    found = project(vectors, method="pca")
+    models = [f"m{i // 2}" for i in range(len(vectors))]
+    where = place(found, vectors, vectors[[6, 6]], groups=models, own=[models[6], None])
+    assert set(where.neighbours[0]).isdisjoint({6, 7})
+    assert where.distances[0, 0] > 0
+    assert where.neighbours[1, 0] == 6 and where.distances[1, 0] == 0
+    np.testing.assert_allclose(where.coordinates[0], found.coordinates[6], atol=1e-5)
+    everyone = place(found, vectors, vectors[[6]], groups=["m"] * len(vectors), own=["m"])
+    assert (everyone.neighbours == -1).all() and np.isnan(everyone.distances).all() and everyone.outside.all()
+
+
 def test_wrong_use_is_refused(tmp_path: Path) -> None:
     vectors, _ = clusters()
     found = project(vectors, method="pca")

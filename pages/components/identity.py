@@ -8,6 +8,7 @@ import streamlit as st
 from pages.components.inspection import Inspected
 from pages.components.show import show_caption, show_table, three
 from sane_engine.baselines.layer_axis import shapes_of
+from sane_engine.checkpoint import is_running_statistic
 
 _UNITS = ("B", "kB", "MB", "GB")
 
@@ -25,10 +26,19 @@ def identity_card(model: Inspected) -> None:
     """Draw the card. Every text is shown as it is, never read as Markdown."""
     tensors = model.tensors
     stand_ins = shapes_of(tensors)
-    parameters = sum(t.numel() for t in {id(t): t for t in stand_ins.values() if t.is_floating_point()}.values())
+    unique = {id(t): (name, t.numel()) for name, t in stand_ins.items() if t.is_floating_point()}.values()
+    parameters = sum(n for name, n in unique if not is_running_statistic(name))
+    buffers = sum(n for name, n in unique if is_running_statistic(name))
     cells = st.columns(4)
     cells[0].metric("Tensors", f"{len(tensors):,}")
-    cells[1].metric("Parameters", f"{parameters:,}")
+    cells[1].metric(
+        "Parameters",
+        f"{parameters:,}",
+        f"+ {buffers:,} buffers" if buffers else None,
+        delta_color="off",
+        delta_arrow="off",
+        help="What an optimiser trains; buffers are running means and variances. Tied tensors count once.",
+    )
     checkpoint = model.checkpoint
     if checkpoint is None:
         cells[2].metric("From", "the zoo")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from pages.components.current import Current
 from pages.components.library import encoder_choices, encoder_digest, get_encoder, kept
 from pages.components.uploads import Incoming, receive
 from sane_engine.checkpoint import Checkpoint, Refusal
+from sane_engine.intake import resolve_below
 from sane_engine.progress import Progress
 from sane_engine.projection import Placement, place
 from sane_engine.sane.encoder_file import UNIVERSAL
+from sane_engine.workspace import open_root
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
     from sane_engine.zoo.signature import Signature
 
 _FILES = "files"
-# Memory of one session: the oldest files go first.
+# Memory of one session: the oldest files go first, and the page says so.
+_MOST_FILES = 12
 _MOST_MODELS = 12
 _NEIGHBOURS = 5
 
@@ -45,7 +50,7 @@ class Inspected:
         notes: Sentences about the embedding, by the encoder's digest.
         foreign: Whether the encoder was trained on another architecture, by its digest.
         problems: Refusals by what was tried.
-        source: The file that ``tensors`` are read from, where they are not in memory.
+        source: What keeps the file that ``tensors`` are read from, where they are not in memory.
     """
 
     key: str
@@ -64,12 +69,34 @@ class Inspected:
 
 @dataclass
 class DroppedFile:
-    """One file on the page: its copy on the disk until it is read, then what came of it."""
+    """One file on the page.
+
+    Attributes:
+        name: As the user calls it.
+        waiting: Its copy on the disk until it is read, or its path on this machine.
+        models: What came of it.
+        refusal: Why nothing did.
+        found: How many checkpoints are in it, if more than are kept.
+        same: Other names under which the same bytes were dropped.
+    """
 
     name: str
-    waiting: Incoming | None
+    waiting: Incoming | Path | None
     models: list[Inspected] = field(default_factory=list)
     refusal: Refusal | None = None
+    found: int = 0
+    same: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the page must say, so that nothing is left out in silence."""
+        notes = [f"{other} is the same file as {self.name}." for other in self.same]
+        if self.found > len(self.models) > 0:
+            notes.append(
+                f"{len(self.models)} of {self.found} checkpoints in {self.name} taken; open the file as a zoo, in "
+                "the sidebar, for all."
+            )
+        return notes
 
 
 def files() -> dict[str, DroppedFile]:
@@ -78,15 +105,44 @@ def files() -> dict[str, DroppedFile]:
     return found
 
 
-def take(name: str, stream: IO[bytes]) -> str:
-    """Copy an uploaded file to the disk, since an upload is gone after a page switch; returns its sha256."""
+def take(name: str, stream: IO[bytes]) -> None:
+    """Copy an uploaded file to the disk, since an upload is gone after a page switch."""
     incoming = receive(stream)
-    digest = incoming.sha256
-    if digest not in files():
-        files()[digest] = DroppedFile(name, incoming)
-    while len(files()) > _MOST_MODELS:
-        files().pop(next(iter(files())))
-    return digest
+    _add(incoming.sha256, DroppedFile(name, incoming))
+
+
+def take_path(text: str) -> None:
+    """Take a file that lies on this machine; nothing of it is copied.
+
+    Raises:
+        Refusal: There is nothing at that path, it leads out of the folder that may be opened
+            (:func:`~sane_engine.workspace.open_root`), or it is a folder without an index of shards.
+    """
+    text = text.strip()
+    if not text:
+        raise Refusal("missing", "The path is empty.", "Type where the file lies.")
+    path = resolve_below(open_root(), Path(text).expanduser())
+    seen = path.stat()
+    # A digest of gigabytes would make slow what can be listed at once. A file that changes is another file.
+    about = f"{path}\0{seen.st_size}\0{seen.st_mtime_ns}\0{seen.st_ino}"
+    _add(hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest(), DroppedFile(path.name, path))
+
+
+def _add(digest: str, file: DroppedFile) -> None:
+    known = files().get(digest)
+    if known is None:
+        files()[digest] = file
+    elif file.name != known.name and file.name not in known.same:
+        known.same.append(file.name)
+    while len(files()) > _MOST_FILES:
+        oldest = next(iter(files()))
+        taken_off().append(files().pop(oldest).name)
+
+
+def taken_off() -> list[str]:
+    """Names of the files that made room for newer ones."""
+    found: list[str] = st.session_state.setdefault("files-taken-off", [])
+    return found
 
 
 def drop(digest: str) -> None:
@@ -100,12 +156,16 @@ def read(digest: str, file: DroppedFile) -> None:
 
     if file.waiting is None:
         return
-    path = file.waiting.path
+    copied = isinstance(file.waiting, Incoming)
+    path = file.waiting.path if isinstance(file.waiting, Incoming) else file.waiting
     try:
-        found = load_checkpoints(path, name=file.name, alone=True, lazy=is_large(path))
+        large = is_large(path)
+        below = None if copied else open_root()
+        found = load_checkpoints(path, name=file.name, alone=copied, lazy=large, below=below)
         names = [checkpoint.name for checkpoint in found]
         # Tensors of a large file are read from it as long as the page shows it.
-        kept = file.waiting if is_large(path) else None
+        kept = file.waiting if large and isinstance(file.waiting, Incoming) else None
+        file.found = len(found)
         for i, checkpoint in enumerate(found[:_MOST_MODELS]):
             name = file.name if len(found) == 1 else f"{file.name} › {names[i]}"
             file.models.append(Inspected(f"{digest[:16]}-{i}", name, checkpoint.tensors, checkpoint, source=kept))
@@ -207,11 +267,13 @@ def placement(models: list[Inspected], now: Current) -> tuple[list[Inspected], P
     if not embedded:
         return None
     vectors = np.stack([model.vectors[digest] for model in embedded])
+    groups = now.zoo.table[now.zoo.group_column].astype(str).tolist()
     found = place(
         known.projections["models", "umap"],
         known.vectors("models"),
         vectors,
         k=_NEIGHBOURS,
-        groups=now.zoo.table["model"].tolist(),
+        groups=groups,
+        own=[None if model.zoo_row is None else groups[model.zoo_row] for model in embedded],
     )
     return embedded, found

@@ -73,6 +73,7 @@ def describe(checkpoint: Checkpoint, file: str) -> dict[str, Any]:
         "prefixes_stripped": list(found.prefixes_stripped),
         "n_tensors": len(checkpoint.entries),
         "parameters": checkpoint.n_parameters,
+        "buffers": checkpoint.n_buffers,
         "dtypes": dict(found.dtypes),
         "tensors": [
             {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype} for entry in checkpoint.entries
