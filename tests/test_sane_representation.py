@@ -11,6 +11,7 @@ import torch
 from sane_zoos import SYMMETRIC, WIDE, shuffled, stacked, symmetric_zoo
 
 from sane_engine import tokenize_batch
+from sane_engine.behaviour.networks import plainest_architecture
 from sane_engine.progress import Cancelled
 from sane_engine.sampling.frame import frame_of
 from sane_engine.sampling.spaces import encode_models, space_of
@@ -20,6 +21,8 @@ from sane_engine.sane.fidelity import reconstruct_tokens
 from sane_engine.sane.layer_summaries import OF_WEIGHTS, SPECTRUM, STATISTICS, summarise
 from sane_engine.sane.noise_behaviour import OF_LAYER, noise_behaviour, runnable
 from sane_engine.sane.path_summaries import REACH, path_summaries
+from sane_engine.sane.reactions import fit_reactions, split_reactions
+from sane_engine.sane.readout import fit_readout
 from sane_engine.sane.scale_features import scale_features
 from sane_engine.sane.summariser import SUMMARY, Summariser
 from sane_engine.sane.windows import map_windows, plan_windows
@@ -28,10 +31,16 @@ from sane_engine.zoo import Zoo
 CONFIG = SaneConfig(
     token_size=8, latent=5, d_model=16, layers=1, heads=2, feedforward=24, window=16, steps=12, batch_size=8,
     gamma=0.0, noise=0.1, permute=0.5, scale_features=True, summary_weight=0.3, auxiliary_weight=1.0,
-    noise_behaviour=True, readout=20,
+    noise_behaviour=True, reactions="architecture", readout=20,
 )  # fmt: skip
 PLAIN = replace(
-    CONFIG, scale_features=False, summary_weight=0.0, auxiliary_weight=0.0, noise_behaviour=False, readout=0
+    CONFIG,
+    scale_features=False,
+    summary_weight=0.0,
+    auxiliary_weight=0.0,
+    noise_behaviour=False,
+    reactions="none",
+    readout=0,
 )
 LAYERS = 4
 
@@ -120,6 +129,7 @@ def test_representation_is_of_every_layer_and_keeps_itself(zoo: Zoo, encoder: Sa
     assert found.readout is not None
     assert np.array_equal(found.predictive, found.readout)
     assert np.isfinite(found.readout).all()
+    assert found.reactions is not None
     assert replace(found, readout=None).predictive.shape == (len(zoo), LAYERS * (5 + 5 + SUMMARY))
     found.save(tmp_path / "e.safetensors")
     assert np.array_equal(Embeddings.load(tmp_path / "e.safetensors").predictive, found.predictive)
@@ -167,6 +177,69 @@ def test_foreign_networks_have_representations_too(encoder: Sane) -> None:
     assert np.isfinite(found.summaries[1, :3]).all()
     assert np.isnan(found.summaries[1, 3]).all()
     assert found.readout is None
+    assert found.reactions is not None
+    assert np.isfinite(found.reactions).all(axis=1).tolist() == [True, False]
+
+
+def test_reactions_stay_when_units_change_places_and_signs(zoo: Zoo) -> None:
+    rows = np.arange(len(zoo), dtype=np.int64)
+    for how in ("shapes", "architecture"):
+        reactions = fit_reactions(zoo, rows, replace(CONFIG, reactions=how))
+        assert reactions is not None
+        found, moved = (reactions.apply(tokenize_batch(each.stacked(), 8)) for each in (zoo, shuffled(zoo)))
+        assert found is not None and moved is not None
+        assert torch.allclose(found, moved, atol=1e-3)
+        assert found.std(dim=0).max() > 0.1
+
+
+def test_reactions_from_weights_alone_do_not_look_at_the_architecture(zoo: Zoo) -> None:
+    rows = np.arange(len(zoo), dtype=np.int64)
+    nowhere = Zoo.from_stacked("nowhere", zoo.table, zoo.stacked())
+    batch = tokenize_batch(zoo.stacked(), 8)
+    both = [fit_reactions(each, rows, replace(CONFIG, reactions="shapes")) for each in (zoo, nowhere)]
+    first, second = (each.apply(batch) for each in both if each is not None)
+    assert first is not None and second is not None
+    assert torch.equal(first, second)
+    assert fit_reactions(zoo, rows, replace(CONFIG, reactions="none")) is None
+
+
+def test_agreement_is_with_the_training_models(zoo: Zoo) -> None:
+    rows = np.arange(8, dtype=np.int64)
+    reactions = fit_reactions(zoo, rows, CONFIG)
+    assert reactions is not None
+    negated = {
+        name: -t if name == "fc2.weight" or name == "fc2.bias" else t for name, t in zoo.stacked(rows).items()
+    }
+    own, other = (reactions.apply(tokenize_batch(t, 8)) for t in (zoo.stacked(rows), negated))
+    assert own is not None and other is not None
+    same = split_reactions(own.shape[1])[1].start
+    assert own[:, same].mean() > other[:, same].mean(), "turned outputs agree less"
+
+
+def test_plainest_architecture_has_the_shapes() -> None:
+    plain = plainest_architecture(SYMMETRIC)
+    assert plain is not None
+    assert dict(plain.shapes) == SYMMETRIC
+    assert plainest_architecture({"embed.weight": (3, 4)}) is None
+
+
+def test_a_readout_bends_where_a_line_cannot() -> None:
+    random = np.random.default_rng(0)
+    numbers = random.normal(size=(400, 1, 6)).astype(np.float32)
+    found = Embeddings(
+        models=numbers[:, 0], layers=numbers, layer_count=np.ones(400, dtype=np.int64), layer_names=(("a",),),
+        foreign=np.zeros(400, dtype=bool),
+    )  # fmt: skip
+    readout = fit_readout(found, 200, seed=0)
+    assert readout is not None
+    features = readout.apply(found)
+    assert features is not None
+    bent, train = numbers[:, 0, 4] ** 2, slice(0, 300)
+    centre = features[train].mean(axis=0)
+    x, y = features[train] - centre, bent[train]
+    weights = np.linalg.solve(x.T @ x + 1e-2 * np.eye(200), x.T @ (y - y.mean()))
+    residual = bent[300:] - y.mean() - (features[300:] - centre) @ weights
+    assert residual.var() < 0.2 * bent[300:].var()
 
 
 def test_each_part_can_be_switched_off_alone(zoo: Zoo) -> None:
@@ -178,6 +251,7 @@ def test_each_part_can_be_switched_off_alone(zoo: Zoo) -> None:
             "encoder.enter_summary.weight", "encoder.enter_summary.bias", "summary_out.weight", "summary_out.bias",
         },
         "auxiliary_weight": set(),
+        "reactions": set(),
         "readout": set(),
     }  # fmt: skip
     for name, added in parts.items():

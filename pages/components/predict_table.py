@@ -32,7 +32,7 @@ SCORES = {
 # What needs no training and no forward pass: done in a minute on the page itself.
 _QUICK = ("statistics", "token-pca", "sane-untrained")
 _RADAR = 6
-_IN_RADAR = ("sane-predictive", "sane-layers", "statistics", "weightwatcher", "behaviour")
+_IN_RADAR = ("sane-predictive", "sane-weights", "sane-layers", "statistics", "weightwatcher", "behaviour")
 
 
 def label_of(name: str) -> str:

@@ -23,8 +23,8 @@ MOST_PARTS = 3
 GAIN = 0.002
 """A further part must raise the inner R² by this much."""
 
-# Controls; weights themselves, which are too wide to be worth trying; and what saw the labels of the inner folds.
-_NOT_COMBINED = {"raw", "aligned", "token-pca", "sane-untrained", "sane", "functional"}
+# Controls and a twin; weights themselves, too wide to be worth trying; and what saw the labels of the inner folds.
+_NOT_COMBINED = {"raw", "aligned", "token-pca", "sane-untrained", "sane", "sane-weights", "functional"}
 
 
 def _never(seed: int) -> Representation:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.representations.protocol import Representation
+
+if TYPE_CHECKING:
+    from sane_engine.sane.config import Reacting
 
 Make = Callable[[int], Representation]
 
@@ -101,13 +104,16 @@ def _sane(name: str, **options: Any) -> Make:
     return make
 
 
-def _predictive(seed: int) -> Representation:
-    from sane_engine.representations.sane_encodings import SaneEncoding
-    from sane_engine.sane.config import SaneConfig
-    from sane_engine.workspace import assets_root
+def _predictive(name: str, reactions: Reacting) -> Make:
+    def make(seed: int) -> Representation:
+        from sane_engine.representations.sane_encodings import SaneEncoding
+        from sane_engine.sane.config import SaneConfig
+        from sane_engine.workspace import assets_root
 
-    config = SaneConfig.from_file(assets_root() / "configs" / "representation.json")
-    return SaneEncoding("sane-predictive", pooling="predictive", config=config, seed=seed)
+        config = SaneConfig.from_file(assets_root() / "configs" / "representation.json")
+        return SaneEncoding(name, pooling="predictive", config=replace(config, reactions=reactions), seed=seed)
+
+    return make
 
 
 _ENTRIES = (
@@ -205,13 +211,24 @@ _ENTRIES = (
         seeded=True,
     ),
     Entry(
-        "sane-predictive",
-        "SANE, for prediction",
-        "Summaries of layers, behaviour on noise, spreads of latents, and random features of them.",
-        "architecture",
-        _predictive,
+        "sane-weights",
+        "SANE, from weights alone",
+        "Summaries of layers, and reactions to noise of the plainest networks with such weights, beside those of "
+        "the training models; random features of them.",
+        "weights",
+        _predictive("sane-weights", "shapes"),
         depends_on_training=True,
         seeded=True,
+    ),
+    Entry(
+        "sane-predictive",
+        "SANE, for prediction",
+        "Summaries of layers and reactions to noise, beside those of the training models; random features of them.",
+        "architecture",
+        _predictive("sane-predictive", "architecture"),
+        depends_on_training=True,
+        seeded=True,
+        version=2,
     ),
 )
 

@@ -66,22 +66,28 @@ class SaneEncoding:
         from safetensors import SafetensorError
 
         from sane_engine.sane import pretrain
+        from sane_engine.sane.pretraining import fit_prediction
 
         zoo = train.with_columns(split="train")
         if not self.trained:
             self.encoder, _ = untrained(zoo, self.config, cancelled=cancelled)
+            fit_prediction(self.encoder, zoo, np.arange(len(zoo)), cancelled=cancelled)
             return self
+        # Encoders that differ in what is read off them alone are trained, and kept, once.
+        trained = dataclasses.replace(self.config, readout=0, reactions="none")
         folder = None
         if self.keep:
-            key = json.dumps([train.weights_digest, self.config.to_json()], sort_keys=True)
+            key = json.dumps([train.weights_digest, trained.to_json()], sort_keys=True)
             folder = workspace_root() / "probes" / "encoders" / hashlib.sha256(key.encode()).hexdigest()[:16]
         try:
-            self.encoder = pretrain(zoo, self.config, folder=folder, progress=progress, cancelled=cancelled)
+            self.encoder = pretrain(zoo, trained, folder=folder, progress=progress, cancelled=cancelled)
         except (Refusal, SafetensorError):
             if folder is None or not folder.exists():
                 raise
             discard(folder)  # its name says that it belongs to this training: what cannot be read is damaged
-            self.encoder = pretrain(zoo, self.config, folder=folder, progress=progress, cancelled=cancelled)
+            self.encoder = pretrain(zoo, trained, folder=folder, progress=progress, cancelled=cancelled)
+        self.encoder.config = self.config
+        fit_prediction(self.encoder, zoo, np.arange(len(zoo)), cancelled=cancelled)
         return self
 
     def transform(
@@ -118,7 +124,13 @@ def untrained(zoo: Zoo, config: SaneConfig, *, cancelled: CancelCheck | None = N
         symmetries = symmetries_of(zoo, rows, config.token_size)
         aligner = fit_aligner(zoo, rows, config.token_size, symmetries, cancelled=cancelled)
     training = TrainingSet(zoo, rows, config, aligner=aligner, cancelled=cancelled)
-    encoder = Sane(config, normalizer=training.normalizer, aligner=aligner, position_range=training.position_range)
+    encoder = Sane(
+        config,
+        normalizer=training.normalizer,
+        aligner=aligner,
+        summariser=training.summariser,
+        position_range=training.position_range,
+    )
     return encoder.eval(), training
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 LossNormalisation = Literal["entry", "token", "layer"]
 PermutedViews = Literal["both", "one"]
 FunctionInputs = Literal["images", "noise"]
+Reacting = Literal["none", "shapes", "architecture"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class SaneConfig:
         auxiliary_weight: Share of the loss that a linear head adds, which predicts the summaries from the layers'
             mean latents (and those of the summary tokens). 0 is none.
         noise_behaviour: Let summaries, where the architecture is known, also say what the network does with noise.
+        reactions: What the readout is told of reactions to noise (see ``reactions.py``): nothing (``"none"``),
+            those of the plainest networks that have such weights (``"shapes"``), or, where it is known how to run
+            them, of the networks themselves (``"architecture"``).
         readout: Random features of the embedding that a linear probe is given, so that it can follow what is not
             linear (see ``readout.py``). 0 is none.
         universal: Standardise every network by its own means and standard deviations, tensor by tensor, and rescale
@@ -98,6 +102,7 @@ class SaneConfig:
     summary_weight: float = 0.0
     auxiliary_weight: float = 0.0
     noise_behaviour: bool = False
+    reactions: Reacting = "none"
     readout: int = 0
     universal: bool = False
     gamma: float = 0.05
@@ -165,6 +170,7 @@ class SaneConfig:
             ("loss_normalisation", LossNormalisation),
             ("permuted_views", PermutedViews),
             ("function_inputs", FunctionInputs),
+            ("reactions", Reacting),
         ):
             if (value := getattr(self, name)) not in get_args(options):
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(get_args(options))}")

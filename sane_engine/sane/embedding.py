@@ -87,10 +87,13 @@ def embed(
     layouts: dict[int, Layout] = {}
     kept: dict[int, Tensor] = {}
     summaries: dict[int, Tensor] = {}
+    reactions: dict[int, Tensor] = {}
     notes: dict[str, int] = {}
     done = 0
     for rows, batch in batches:
         _refuse_non_finite(rows, batch)
+        if encoder.reactions is not None and (found := encoder.reactions.apply(batch)) is not None:
+            reactions.update(zip(rows.tolist(), found, strict=True))
         batch = encoder.aligner.align(batch, cancelled=cancelled)
         selection = select_tokens(batch.layout, max_tokens_per_layer)
         ticks, of = done * TICKS, len(rows) * len(selection.index)
@@ -112,7 +115,7 @@ def embed(
         progress(done * TICKS, total * TICKS, "embedding")
     if keep_tokens is None and (len(kept) < len(pooled) or len(set(layouts.values())) > 1):
         kept = {}
-    return _collect(encoder, zoo_digest, pooled, layouts, kept, summaries, notes)
+    return _collect(encoder, zoo_digest, pooled, layouts, kept, summaries, reactions, notes)
 
 
 @torch.no_grad()
@@ -249,6 +252,7 @@ def _collect(
     layouts: dict[int, Layout],
     kept: dict[int, Tensor],
     summaries: dict[int, Tensor],
+    reactions: dict[int, Tensor],
     notes: dict[str, int],
 ) -> Embeddings:
     m = len(pooled)
@@ -261,6 +265,10 @@ def _collect(
         summary = np.full((m, counts.max(), summaries[0].shape[1]), np.nan, dtype=np.float32)
         for i in range(m):
             summary[i, : counts[i]] = summaries[i].numpy()
+    reacted = None
+    if reactions:
+        unknown = torch.full_like(next(iter(reactions.values())), torch.nan)
+        reacted = torch.stack([reactions.get(i, unknown) for i in range(m)]).numpy()
     if kept and len(set(layouts.values())) > 1:
         raise ValueError("keep_tokens needs models that share a layout")
     names = tuple(layouts[i].layer_names for i in range(m))
@@ -271,6 +279,7 @@ def _collect(
         layer_names=names[:1] if len(set(names)) == 1 else names,
         foreign=np.array([not encoder.knows(layouts[i]) for i in range(m)]),
         summaries=summary,
+        reactions=reacted,
         tokens=torch.stack([kept[i] for i in range(m)]).numpy() if kept else None,
         encoder_digest=encoder.digest,
         zoo_digest=zoo_digest,

@@ -35,6 +35,7 @@ class Embeddings:
         foreign: ``[m]``: whether the encoder was trained on another layout than this model's.
         summaries: ``[m, L, z + s]``: latent of each layer's summary token, then the summary itself (standardised),
             where the encoder has them; NaN likewise.
+        reactions: ``[m, r]``: reactions to noise, where the encoder has them; NaN for models of another layout.
         readout: ``[m, k]``: the vector to predict from, where the encoder has a readout for these layers.
         tokens: ``[m, n, z]``: the latents themselves, where they were asked for and all models share a layout.
         encoder_digest: Which encoder.
@@ -49,6 +50,7 @@ class Embeddings:
     foreign: npt.NDArray[np.bool_]
     tokens: Floats | None = None
     summaries: Floats | None = None
+    reactions: Floats | None = None
     readout: Floats | None = None
     encoder_digest: str = ""
     zoo_digest: str = ""

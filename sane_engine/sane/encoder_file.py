@@ -31,6 +31,7 @@ def save_encoder(encoder: Sane, folder: str | Path) -> None:
         "position_range": list(encoder.position_range),
         "symmetries": encoder.aligner.symmetries(),
         "architectures": encoder.summariser.architectures,
+        "reactions": None if encoder.reactions is None else encoder.reactions.record(),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "provenance": encoder.provenance,
     }
@@ -73,6 +74,7 @@ def load_encoder(path_or_name: str | Path) -> Sane:
     from sane_engine.sane.layer_cloud import LayerCloud
     from sane_engine.sane.model import Sane
     from sane_engine.sane.normalisation import Normalizer
+    from sane_engine.sane.reactions import Reactions
     from sane_engine.sane.readout import Readout
     from sane_engine.sane.summariser import Summariser
 
@@ -87,13 +89,14 @@ def load_encoder(path_or_name: str | Path) -> Sane:
             config,
             normalizer=Normalizer.from_state(tensors),
             summariser=Summariser.from_state(tensors, record.get("architectures"), universal=config.universal),
+            reactions=Reactions.from_state(tensors, record.get("reactions")),
             readout=Readout.from_state(tensors),
             cloud=LayerCloud.from_state(tensors),
             aligner=Aligner.from_state(tensors, record.get("symmetries", {})),
             position_range=(first, second, third),
             provenance=record["provenance"],
         )
-        beside = ("normalizer.", "reference.", "summary.", "readout.", "cloud.")
+        beside = ("normalizer.", "reference.", "summary.", "reactions.", "readout.", "cloud.")
         encoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(beside)})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

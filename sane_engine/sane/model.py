@@ -17,6 +17,7 @@ from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.layer_cloud import LayerCloud
 from sane_engine.sane.normalisation import Normalizer
+from sane_engine.sane.reactions import Reactions
 from sane_engine.sane.readout import Readout
 from sane_engine.sane.scale_features import SCALE_FEATURES, scale_features
 from sane_engine.sane.summariser import Summariser, summary_width
@@ -131,6 +132,7 @@ class Sane(nn.Module):
         aligner: Reference networks of the layouts whose models are aligned before they are tokenised.
         position_range: Largest (token, layer, place in the layer) in training; other networks are rescaled to it.
         summariser: Makes the layers' summaries, where it has summary tokens.
+        reactions: Makes the reactions to noise, where the config asks for them.
         readout: Makes the vector to predict from, where the config asks for one.
         cloud: What layers look like to it, where it is universal; see ``layer_cloud.py``.
         provenance: Zoo, history and versions of its training; plain JSON values.
@@ -144,6 +146,7 @@ class Sane(nn.Module):
         aligner: Aligner | None = None,
         position_range: tuple[float, float, float] = (0.0, 0.0, 0.0),
         summariser: Summariser | None = None,
+        reactions: Reactions | None = None,
         readout: Readout | None = None,
         cloud: LayerCloud | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -154,6 +157,7 @@ class Sane(nn.Module):
         self.aligner = aligner if aligner is not None else Aligner()
         self.position_range = position_range
         self.summariser = summariser if summariser is not None else Summariser(universal=config.universal)
+        self.reactions = reactions
         self.readout = readout
         self.cloud = cloud
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -292,6 +296,8 @@ class Sane(nn.Module):
             state.update(f"{key} {symmetry}".encode())
         if self.summariser.architectures:
             state.update(json.dumps(self.summariser.architectures, sort_keys=True).encode())
+        if self.reactions is not None:
+            state.update(json.dumps(self.reactions.record(), sort_keys=True).encode())
         tensors = {**self.state_dict(), **self.fitted_state()}
         for name, tensor in sorted(tensors.items()):
             state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -300,9 +306,8 @@ class Sane(nn.Module):
 
     def fitted_state(self) -> dict[str, Tensor]:
         """What was fitted on the training models and not trained, as named tensors."""
-        readout = {} if self.readout is None else self.readout.state()
-        cloud = {} if self.cloud is None else self.cloud.state()
-        return {**self.normalizer.state(), **self.aligner.state(), **self.summariser.state(), **readout, **cloud}
+        parts = (self.normalizer, self.aligner, self.summariser, self.reactions, self.readout, self.cloud)
+        return {name: tensor for part in parts if part is not None for name, tensor in part.state().items()}
 
     def save(self, folder: str | Path) -> None:
         """Write ``encoder.safetensors`` and ``encoder.json`` into a folder, replacing it whole or not at all."""

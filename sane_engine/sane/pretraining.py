@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from sane_engine.sane.linear_start import start_from_principal_components
 from sane_engine.sane.loss import masked_mean_squared_error, nt_xent
 from sane_engine.sane.model import Sane
 from sane_engine.sane.perturbation import FunctionMatch, perturbed
+from sane_engine.sane.reactions import fit_reactions
 from sane_engine.sane.readout import fit_readout
 from sane_engine.sane.summary_tokens import layer_places
 from sane_engine.sane.training_set import TrainingSet, rows_of_split, step_seed
@@ -111,9 +113,7 @@ def pretrain(
             run.keep(folder / STATE_FILE, zoo.digest)
         raise
     model = model.cpu().eval()
-    if config.readout > 0:
-        found = embed(model, zoo.select(rows), keep_tokens=False, cancelled=cancelled)
-        model.readout = fit_readout(found, config.readout, step_seed(config.seed, 7))
+    fit_prediction(model, zoo, rows, cancelled=cancelled)
     if config.universal:
         # Networks of any architecture have no zoo to be compared with: the encoder carries its own.
         model.cloud = fit_cloud(embed(model, zoo.select(rows), keep_tokens=False, cancelled=cancelled))
@@ -130,6 +130,14 @@ def pretrain(
     if folder is not None:
         model.save(folder)
     return model
+
+
+def fit_prediction(model: Sane, zoo: Zoo, rows: NDArray[np.int64], *, cancelled: CancelCheck | None = None) -> None:
+    """Give a trained encoder the reactions and the readout that its config asks for; no label is looked at."""
+    if model.config.readout > 0:
+        model.reactions = fit_reactions(zoo, rows, model.config, cancelled=cancelled)
+        found = embed(model, zoo.select(rows), keep_tokens=False, cancelled=cancelled)
+        model.readout = fit_readout(found, model.config.readout, step_seed(model.config.seed, 7))
 
 
 def learning_rate(step: int, config: SaneConfig) -> float:
