@@ -62,6 +62,23 @@ def test_idx_files_come_back_from_the_folder_or_one_below_it(tmp_path: Path, suf
     assert_is(load_images(file, image_size=14), GREY[:, None])
 
 
+def test_a_path_with_a_typing_error_or_of_another_file_is_no_data_set_beside_it(tmp_path: Path) -> None:
+    write_idx(tmp_path / "digits" / "raw")
+    write_idx(tmp_path)
+    (tmp_path / "notes.txt").write_text("train")
+    for name, code in (("digist", "data-not-found"), ("notes.txt", "data-unknown")):
+        with pytest.raises(Refusal) as refusal:
+            load_images(tmp_path / name, image_size=14)
+        assert refusal.value.code == code
+    (tmp_path / "alone").mkdir()
+    lone = tmp_path / "alone" / "train-images-idx3-ubyte"
+    lone.write_bytes(idx_bytes(GREY))
+    write_idx(tmp_path / "alone" / "below")
+    with pytest.raises(Refusal) as refusal:
+        load_images(lone, image_size=14)
+    assert refusal.value.code == "data-unknown"
+
+
 def test_idx_names_with_dots_and_a_missing_test_part_are_fine(tmp_path: Path) -> None:
     (tmp_path / "emnist-letters-train-images.idx3-ubyte").write_bytes(idx_bytes(GREY))
     (tmp_path / "emnist-letters-train-labels.idx1-ubyte").write_bytes(idx_bytes(LABELS))
@@ -79,6 +96,7 @@ def test_idx_names_with_dots_and_a_missing_test_part_are_fine(tmp_path: Path) ->
         (idx_bytes(GREY)[:-1], "idx-length"),
         (idx_bytes(GREY) + b"x", "idx-length"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "images-too-large"),
+        (b"\0\0\x08\x03" + bytes(4) + b"\xff" * 8, "images-too-large"),
         (gzip.compress(idx_bytes(GREY))[:-30], "idx-length"),
         (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\x01" * 3 + bytes(10_000_000)), "idx-length"),
         (idx_bytes(GREY[:19]), "images-count"),
@@ -139,6 +157,11 @@ def header(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
     return stream.getvalue()
 
 
+def literal(text: str) -> bytes:
+    """A header of any text."""
+    return npy_format.magic(1, 0) + len(text).to_bytes(2, "little") + text.encode()
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "code"),
     [
@@ -155,6 +178,9 @@ def header(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
         (header((30, 100, 100)) + bytes(100), LABELS, "npz-damaged"),
         (header((30, 2, 2)) + bytes(10_000_000), LABELS, "npz-damaged"),
         (b"nothing", LABELS, "npz-damaged"),
+        (header((0, 2**70)), LABELS, "images-too-large"),
+        (literal("(" * 5000 + "\n"), LABELS, "npz-damaged"),
+        (literal("{[]: 1}"), LABELS, "npz-damaged"),
     ],
 )
 def test_broken_npz_files_are_refused(
@@ -164,6 +190,13 @@ def test_broken_npz_files_are_refused(
     with pytest.raises(Refusal) as refusal:
         load_images(tmp_path / "a.npz", image_size=14)
     assert refusal.value.code == code
+
+
+@pytest.mark.parametrize("shape", [(-2,), (-2, -3)])
+def test_negative_lengths_are_refused_before_anything_is_unpacked(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    npz(tmp_path / "a.npz", header(shape) + bytes(6))
+    with pytest.raises(Refusal, match="negative lengths"):
+        load_images(tmp_path / "a.npz", image_size=14)
 
 
 def test_other_names_in_an_npz_are_refused(tmp_path: Path) -> None:
@@ -226,9 +259,32 @@ def test_pictures_keep_their_split_and_links_lead_nowhere(tmp_path: Path) -> Non
     secret = tmp_path / "secret.png"
     Image.new("RGB", (5, 5)).save(secret)
     (tmp_path / "a" / "train" / "ant" / "link.png").symlink_to(secret)
+    write_pictures(tmp_path / "elsewhere")
+    for part in ("train", "val"):
+        (tmp_path / "a" / part / "cat").symlink_to(tmp_path / "elsewhere" / "ant")
+        (tmp_path / "a" / part / "bee" / "more").symlink_to(tmp_path / "elsewhere" / "bee")
     images = load_images(tmp_path / "a", image_size=8)
     assert images.test_labels is not None
     assert len(images.labels) == len(images.test_labels) == 6
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_pictures_of_sixteen_bits_keep_their_grey(tmp_path: Path, suffix: str) -> None:
+    for label, level in (("dark", 20_000), ("light", 50_000)):
+        (tmp_path / label).mkdir()
+        Image.fromarray(np.full((6, 6), level, dtype=np.uint16)).save(tmp_path / label / f"a{suffix}")
+    images = load_images(tmp_path, image_size=4)
+    assert images.pixels.shape == (2, 1, 4, 4)
+    assert images.pixels[:, 0, 1, 1].tolist() == [20_000 >> 8, 50_000 >> 8]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_whose_range_is_not_known_are_refused(tmp_path: Path, kind: type) -> None:
+    write_pictures(tmp_path)
+    Image.fromarray(np.full((6, 6), 100, dtype=kind)).save(tmp_path / "ant" / "0.tif")
+    with pytest.raises(Refusal) as refusal:
+        load_images(tmp_path, image_size=4)
+    assert refusal.value.code == "picture-depth"
 
 
 def test_broken_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,18 +29,19 @@ _GZIP_MAGIC = b"\x1f\x8b"
 def find_idx(path: Path) -> dict[tuple[str, str], Path]:
     """The IDX files of a data set by part (``train``, ``test``) and kind (``images``, ``labels``).
 
-    They lie in the folder, or together in one below it; a file names the folder it lies in.
+    They lie in the folder, or together in one below it; one of the files stands for all beside it.
     """
-    top = path if path.is_dir() else path.parent
+    if path.is_file():
+        return _in_folder(path.parent) if _NAME.search(path.name) else {}
     for depth in range(MAX_DEPTH + 1):
-        for folder in sorted(top.glob("/".join(["*"] * depth))) if depth else [top]:
-            found = _in_folder(folder) if folder.is_dir() else {}
-            if ("train", "images") in found and ("train", "labels") in found:
+        for folder in sorted(path.glob("/".join(["*"] * depth))) if depth else [path]:
+            if found := _in_folder(folder) if folder.is_dir() else {}:
                 return found
     return {}
 
 
 def _in_folder(folder: Path) -> dict[tuple[str, str], Path]:
+    """Empty unless both files for training are there."""
     found: dict[tuple[str, str], Path] = {}
     for file in sorted(folder.iterdir()):
         match = _NAME.search(file.name)
@@ -48,7 +49,7 @@ def _in_folder(folder: Path) -> dict[tuple[str, str], Path]:
             part = "train" if match[1].lower() == "train" else "test"
             # Plain files sort before their gzipped copies and win.
             found.setdefault((part, match[2].lower()), file)
-    return found
+    return found if {("train", "images"), ("train", "labels")} <= set(found) else {}
 
 
 def read_idx_folder(path: Path) -> LabelledImages:

@@ -34,10 +34,10 @@ def check_size(shape: tuple[int, ...], name: str) -> None:
     Raises:
         Refusal: It is too large (``images-too-large``).
     """
-    # In Python's whole numbers: a product of hostile 32-bit sizes overflows in numpy's.
+    # In Python's whole numbers: a product of hostile 32-bit sizes overflows in numpy's, also beside a length of 0.
     size = 1
     for length in shape:
-        size *= int(length)
+        size *= max(1, int(length))
     if size > MAX_PIXEL_BYTES:
         raise Refusal(
             "images-too-large",

@@ -28,6 +28,8 @@ def load_images(source: str | os.PathLike[str], *, image_size: int) -> LabelledI
     """
     path = Path(source).expanduser()
     try:
+        if not path.exists():
+            raise Refusal("data-not-found", f"There is no data at {path.name}.", "Check the path.")
         if path.is_file() and zipfile.is_zipfile(path):
             return read_npz(path)
         if find_idx(path):
@@ -42,8 +44,6 @@ def load_images(source: str | os.PathLike[str], *, image_size: int) -> LabelledI
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Refusal("unreadable", f"{path.name} cannot be read ({reason}).", "Check its permissions.") from error
-    if not path.exists():
-        raise Refusal("data-not-found", f"There is no data at {path.name}.", "Check the path.")
     raise Refusal(
         "data-unknown",
         f"{path.name} is no data set that is understood.",

@@ -7,10 +7,12 @@ them); ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` (as 
 
 from __future__ import annotations
 
+import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -70,18 +72,30 @@ def _part(
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """One array, once its header says that it is plain numbers, not too large, and as long as its member."""
     with archive.open(name) as stream:
-        version = npy_format.read_magic(stream)
-        read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
+        shape, fortran, dtype = _header(stream, name)
         if dtype.kind not in "uif" or dtype.hasobject:
             raise Refusal("npz-type", f"{name} is not an array of numbers.", "Objects and text are not read.")
         check_size((*shape, dtype.itemsize), name)
-        expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        expected = math.prod(shape) * dtype.itemsize
         content = stream.read(expected + 1)
     if len(content) != expected:
         raise Refusal("npz-damaged", f"{name} is not as long as its header says.", "Save the file again.")
     flat = np.frombuffer(content, dtype=dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of an array; numpy reads them as a Python literal, and takes negative lengths."""
+    version = npy_format.read_magic(stream)
+    read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read_header(stream)
+    # What Python's parser says of a literal that is cut short or nested without end.
+    except (tokenize.TokenError, SyntaxError, TypeError, MemoryError) as error:
+        raise Refusal("npz-damaged", f"The header of {name} cannot be read.", "Save the file again.") from error
+    if min(shape, default=0) < 0:
+        raise Refusal("npz-damaged", f"{name} says that it has negative lengths.", "Save the file again.")
+    return shape, fortran, dtype
 
 
 def _eight_bit(images: NDArray[Any], name: str) -> NDArray[np.uint8]:

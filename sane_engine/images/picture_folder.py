@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from sane_engine.checkpoint import Refusal
 from sane_engine.images.labelled import LabelledImages, check_size, checked
 from sane_engine.images.limits import MAX_IMAGE_FILES, MAX_PICTURE_PIXELS
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # The decoders that are asked; Pillow knows others, some of which start programs of their own.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -19,11 +23,16 @@ _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "vali
 
 
 def _subfolders(path: Path) -> dict[str, Path]:
-    return {entry.name: entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name[0] != "."}
+    # Links are left out: they lead out of the folder that was named.
+    return {
+        entry.name: entry
+        for entry in sorted(path.iterdir())
+        if entry.is_dir() and not entry.is_symlink() and entry.name[0] != "."
+    }
 
 
 def _pictures(folder: Path) -> list[Path]:
-    # Links are left out: they lead out of the folder that was named.
+    # Without links here too; rglob itself goes into no folder that is one.
     return [
         file
         for file in sorted(folder.rglob("*"))
@@ -43,7 +52,8 @@ def read_picture_folder(path: Path, size: int) -> LabelledImages:
 
     Raises:
         Refusal: There are fewer than two classes (``pictures-classes``), the test part has others than the training
-            part, a picture cannot be read (``picture-damaged``), or there are too many.
+            part, a picture cannot be read (``picture-damaged``), the range of its values is not known
+            (``picture-depth``), or there are too many.
     """
     folders = {name.lower(): folder for name, folder in _subfolders(path).items()}
     train = next((folders[name] for name in _TRAIN if name in folders), None)
@@ -108,8 +118,9 @@ def _picture(file: Path, size: int) -> tuple[NDArray[np.uint8], bool]:
                         f"{file.name} has {opened.width} × {opened.height} pixels.",
                         "Make it smaller or leave it out.",
                     )
-                has_colour = opened.mode not in ("1", "L", "LA", "I", "I;16", "F")
-                resized = opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+                has_colour = opened.mode not in ("1", "L", "LA") and opened.mode[0] not in "IF"
+                levels = _eight_bit(opened, file.name)
+                resized = levels.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     except (
         OSError,
         SyntaxError,
@@ -124,3 +135,19 @@ def _picture(file: Path, size: int) -> tuple[NDArray[np.uint8], bool]:
             "picture-damaged", f"{file.name} is not a picture that can be read.", "Repair it or leave it out."
         ) from error
     return np.moveaxis(np.asarray(resized, dtype=np.uint8), 2, 0), has_colour
+
+
+def _eight_bit(picture: Picture, name: str) -> Picture:
+    """Sixteen-bit grey as 8-bit grey; Pillow's own conversion makes all but the darkest levels white."""
+    from PIL import Image
+
+    # Pillow decodes the sixteen bits of a PGM into 32-bit integers; elsewhere these have no range that is known.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode[0] in "IF":
+        raise Refusal(
+            "picture-depth",
+            f"{name} holds numbers of which it is not known which are black and white.",
+            "Save it with 8 or 16 bits a channel.",
+        )
+    return picture
