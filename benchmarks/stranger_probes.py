@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sane_engine.probing.basis import Kernel
 from sane_engine.probing.outside import fit_detector
-from sane_engine.probing.predictor import fit_predictor
+from sane_engine.probing.predictor import Prediction, fit_predictor
 from sane_engine.probing.regression import fit_ridge, prepare
 from sane_engine.probing.targets import Target
 from sane_engine.zoo import Zoo
@@ -23,6 +23,7 @@ DEFAULT_START = "uniform"
 _FOLDS = 5
 _CLIP = 0.005
 _LEAST_ERROR = 1e-3
+_LEARNT = 0.5
 
 
 @dataclass(frozen=True)
@@ -135,21 +136,39 @@ def inner_tau(features: NDArray[np.floating], table: pd.DataFrame, probe: Probe)
 def fit_probe(
     features: NDArray[np.floating], table: pd.DataFrame, strangers: NDArray[np.floating], probe: Probe
 ) -> Fitted:
-    """Fit on all rows of the zoo, with residuals of held-out recipes; predict the strangers."""
-    whole, models = features, table["model"]
+    """Fit on the probe's rows of the zoo; predict the strangers.
+
+    Intervals are of the logarithm of the error rate, from residuals on held-out recipes; every model counts once.
+    """
+    outside = _outside(features, table, strangers)
     rows = _rows(table, probe)
     features, table = features[rows], table[rows]
     accuracy, recipes = table["test_accuracy"].to_numpy(dtype=float), recipes_of(table)
     values, theirs = _clipped(features, features), _clipped(features, strangers)
-    # Not called an accuracy: the bounds of one do not hold on another scale.
-    target = Target("score", "numeric", "linear", _onto(probe.scale, accuracy))
-    predictor = fit_predictor(values, table, target, groups=recipes, folds=_FOLDS, kernel=probe.kernel)
-    found = predictor.predict(theirs)
-    # How far a network lies outside is asked of its features as they are, and of models, not of recipes.
-    unclipped = prepare(whole, np.asarray(models.astype(str), object), folds=_FOLDS)
-    outside = fit_detector(unclipped, np.asarray(whole)).score(strangers)
-    value, low, high = (_back(probe.scale, each, accuracy) for each in (found.value, found.low, found.high))
-    return Fitted(value, low, high, outside)
+    models = np.asarray(table["model"].astype(str), object)
+    # Folds hold out recipes; what is exchangeable, and counted, are models.
+    prepared = replace(prepare(values, recipes, folds=_FOLDS, kernel=probe.kernel), groups=models)
+
+    def predicted(scale: str) -> Prediction:
+        # Not called an accuracy: the bounds of one do not hold on another scale.
+        target = Target("score", "numeric", "linear", _onto(scale, accuracy))
+        return fit_predictor(values, table, target, groups=models, prepared=prepared).predict(theirs)
+
+    value = _back(probe.scale, predicted(probe.scale).value, accuracy)
+    found = predicted("log error")
+    low, high = (_back("log error", each, accuracy) for each in (found.low, found.high))
+    return Fitted(value, np.minimum(low, value), np.maximum(high, value), outside)
+
+
+def _outside(features: NDArray[np.floating], table: pd.DataFrame, strangers: NDArray[np.floating]) -> Floats:
+    """How far strangers lie from the zoo's networks that learnt something; features as they are.
+
+    Networks that diverged are far from everything: with them as measure, nothing would be outside.
+    """
+    rows = (table["test_accuracy"] >= _LEARNT).to_numpy()
+    known = np.asarray(features)[rows]
+    prepared = prepare(known, np.asarray(table["model"][rows].astype(str), object), folds=_FOLDS)
+    return fit_detector(prepared, known).score(strangers)
 
 
 def frobenius_products(zoo: Zoo) -> Floats:
