@@ -20,9 +20,10 @@ of the error rate, or normal scores of the ranks, fitted on all models of the zo
 started as PyTorch's modules do (*default start*), as strangers' do; features are clipped to their range
 in the zoo. Which representation and which probe is decided on the zoo alone, by Kendall's τ on recipes
 (optimiser, initialisation, learning rate) that are held out, of models with that start: the column
-*zoo*. The strangers' accuracies take no part in it. The τ of the strangers has a 95 % bootstrap
-interval over groups; of what is trained, the mean of {seeds} seeds is shown. *Flagged* is what lies
-outside of what the zoo knows; intervals are of 90 %, from residuals on held-out recipes."""
+*zoo*. The configuration must contain the agreement on noise, since nothing else says whether a network
+does the zoo's task at all. The strangers' accuracies take no part in it. The τ of the strangers has a
+95 % bootstrap interval over groups; of what is trained, the mean of {seeds} seeds is shown. *Flagged*
+is what lies outside of what the zoo knows; intervals are of 90 %, from residuals on held-out recipes."""
 
 
 def _filled(text: str, **values: Any) -> str:
