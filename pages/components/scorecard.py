@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from pages.components.errors import explain, show_refusal
-from pages.components.library import encoder_provenance
+from pages.components.library import encoder_provenance, training_of
 from pages.components.show import inert, show_caption, show_table
 from sane_engine.checkpoint import Refusal
 
@@ -64,6 +64,8 @@ def scorecard(encoder: str | None, zoo_digest: str) -> None:
         return
     trained_on = str(provenance.get("zoo", "a zoo without a name"))
     other = "" if provenance.get("zoo_digest") == zoo_digest else ", not on the zoo shown here"
+    if said := training_of(encoder):
+        trained_on, other = said, "; scores are of all of these together"
     show_table(scorecard_table(metrics), f"{encoder}-scorecard", columns=_formats())
     show_caption(
         f"Encoder {encoder}, trained on {trained_on}{other} · R²: share of the weights' variance that comes back "
