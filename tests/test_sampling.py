@@ -114,6 +114,12 @@ def test_top_takes_only_training_rows_and_whole_shares() -> None:
         "(" * 300 + "epoch" + ")" * 300,
         "not " * 120 + "pruned",
         "epoch == '\x00'\x00",
+        "top " + "9" * 400,
+        "top " + "9" * 400 + " %",
+        "epoch > " + "9" * 400,
+        "test_accuracy > " + "9" * 400,
+        "epoch in [" + "9" * 400 + "]",
+        "epoch == -" + "9" * 30,
     ],
 )
 def test_what_is_not_in_the_language_is_turned_away(query: str) -> None:
@@ -269,6 +275,29 @@ def test_interpolation_stays_between_its_anchors() -> None:
     assert min(shares) >= 0 and max(shares) <= 1 and min(shares) < 0.1 < 0.9 < max(shares)
 
 
+@pytest.mark.parametrize("concentration", [1e-300, 1e-8, 0.01, 1e6])
+def test_mixtures_of_any_concentration_are_finite(concentration: float) -> None:
+    zoo = sane_zoos.zoo(30)
+    prepared = prepare(
+        None, zoo, anchors=range(5), space="weights",
+        method=replace(METHODS["interpolation"].default, concentration=concentration),
+    )  # fmt: skip
+    points = torch.stack([prepared.sampler.draw(generator_of(i, "t")) for i in range(8)])
+    assert bool(points.isfinite().all())
+    nearest = (points[:, None] - prepared.vectors).abs().amax(dim=(2, 3)).min(dim=1).values
+    assert bool((nearest < 1e-4).all()) == (concentration < 0.001)
+
+
+@pytest.mark.parametrize("concentration", [0.0, -1.0, float("nan"), 1e39])
+def test_mixtures_of_no_concentration_are_refused(concentration: float) -> None:
+    with pytest.raises(Refusal) as refusal:
+        prepare(
+            None, sane_zoos.zoo(30), anchors=range(5), space="weights",
+            method=replace(METHODS["interpolation"].default, concentration=concentration),
+        )  # fmt: skip
+    assert refusal.value.code == "bad-parameter"
+
+
 # ---- methods ----------------------------------------------------------------------------------------------------
 
 
@@ -358,3 +387,23 @@ def test_what_cannot_be_sampled_is_refused(digits: Zoo) -> None:
     with pytest.raises(Refusal) as refusal:
         sample(None, sane_zoos.zoo(12), anchors=range(4), space="weights", method="trained")
     assert refusal.value.code == "no-task"
+
+
+# ---- checkpoints from files -------------------------------------------------------------------------------------
+
+
+def test_the_order_of_tensors_in_a_file_does_not_matter(digits: Zoo) -> None:
+    rows = [3, 5, 8, 9]
+    models = [digits.tensors(row) for row in rows]
+    by_name = [dict(sorted(model.items())) for model in models]
+    assert list(by_name[0]) != list(models[0])
+    half = [{name: tensor.double() for name, tensor in model.items()} for model in by_name]
+    wanted = prepare(None, digits, anchors=rows, space="weights", seed=1)
+    for files in (by_name, [models[0], *by_name[1:]], half):
+        found = prepare(None, digits, anchors=files, space="weights", seed=1)
+        assert found.anchors.digest == wanted.anchors.digest
+        assert torch.equal(found.vectors, wanted.vectors)
+    stacked = digits.stacked(rows)
+    with pytest.raises(Refusal) as refusal:
+        wanted.space.frame.tokens({name: stacked[name] for name in sorted(stacked)})
+    assert refusal.value.code == "other-layout"

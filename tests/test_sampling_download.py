@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from sane_engine import Refusal, Zoo, load_tensors, load_zoo
 from sane_engine.cli import main
+from sane_engine.cli.sample import _anchors
 from sane_engine.sampling import evaluate_samples, prepare
 from sane_engine.sampling.download import FORMATS, bundle, write_folder, write_zip, zip_bytes
 from sane_engine.sampling.evaluation import Evaluation
@@ -202,6 +203,11 @@ def test_command_line_refuses_in_one_line(
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_query_may_be_longer_than_a_file_name() -> None:
+    query = "test_accuracy > 0." + "9" * 300
+    assert _anchors(query) == query
 
 
 def test_nothing_to_write_is_refused() -> None:

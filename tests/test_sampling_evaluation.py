@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from sane_engine import Zoo, load_zoo
+from sane_engine import Refusal, Zoo, load_zoo
 from sane_engine.progress import Cancelled
 from sane_engine.sampling import prepare, task_of
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.evaluation import ANCHORS, MEAN, SAMPLES, TWIN, evaluate_samples
-from sane_engine.sampling.fine_tuning import fine_tune
-from sane_engine.sampling.frame import frame_of
+from sane_engine.sampling.fine_tuning import _Traced, fine_tune
+from sane_engine.sampling.frame import frame_of, unstack
 from sane_engine.sampling.novelty import agreement, reference_of
 from sane_engine.sampling.sampling import draw_samples
 from sane_engine.sampling.spaces import space_of
+from sane_engine.sampling.task import Images, task_from_module
 from sane_engine.zoo.architectures import build
+from sane_engine.zoo.datasets import load_dataset
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,58 @@ def test_both_trainers_take_the_same_steps(digits: Zoo) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(stacked.values(), digits.stacked([30, 31, 32]).values(), strict=True)
     )
+
+
+class Tied(torch.nn.Module):
+    """Two layers that are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(196, 8)
+        self.second, self.last = torch.nn.Linear(8, 8), torch.nn.Linear(8, 10)
+        self.third = self.second
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.second(self.first(images.flatten(1)).tanh()).tanh()
+        logits: torch.Tensor = self.last(self.third(hidden).tanh())
+        return logits
+
+
+def test_tied_networks_are_scored_and_stay_tied() -> None:
+    models = []
+    for seed in range(6):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            models.append(Tied().state_dict())
+    table = pd.DataFrame({"model": [f"m{i}" for i in range(6)], "epoch": 0, "split": "train"})
+    zoo = Zoo.from_models("tied", table, models)
+    task = task_from_module(Tied(), load_dataset("digits", image_size=14))
+    task = replace(task, fit=Images(task.fit.images[:64], task.fit.labels[:64]))
+    logits = task.logits(zoo.stacked([2]), task.test.images)[0]
+    module = Tied().eval()
+    module.load_state_dict(models[2])
+    torch.testing.assert_close(logits, module(task.test.images).detach(), rtol=1e-4, atol=1e-5)
+    for anchors in (range(4), models[:4]):
+        prepared = prepare(None, zoo, anchors=anchors, space="pca", method="gaussian", task=task)
+        samples = draw_samples(prepared, 2)
+        assert all(each.tensors["second.weight"] is each.tensors["third.weight"] for each in samples)
+        found = evaluate_samples(samples, prepared, zoo)
+        assert {SAMPLES, ANCHORS, MEAN, TWIN} < set(found.summary["group"])
+        assert found.summary["accuracy"].between(0, 1).all()
+        assert (found.table["nearest"] != "").all()
+    copies = [{name: tensor.clone() for name, tensor in model.items()} for model in models[:2]]
+    prepare(None, zoo, anchors=copies, space="weights", task=task)
+    copies[1]["third.weight"] += 1
+    with pytest.raises(Refusal) as refusal:
+        prepare(None, zoo, anchors=copies, space="weights", task=task)
+    assert refusal.value.code == "foreign-anchors"
+    # Slices of tied tensors are other objects, and are trained as one all the same.
+    trainer = _Traced(task, {name: tensor[:3] for name, tensor in zoo.stacked().items()}, 1e-2)
+    trainer.epoch(1, 0, 0)
+    trained = trainer.networks()
+    assert torch.equal(trained["second.weight"], trained["third.weight"])
+    assert not torch.equal(trained["second.weight"], zoo.stacked()["second.weight"][:3])
+    assert unstack({name: tensor[:3] for name, tensor in zoo.stacked().items()}, 1).keys() == models[0].keys()
 
 
 def test_evaluation_can_be_cancelled(digits: Zoo) -> None:

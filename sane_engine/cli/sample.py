@@ -173,7 +173,11 @@ def _parameters(settings: list[str]) -> dict[str, str]:
 def _anchors(text: str) -> Any:
     """A query as it is; files, where the text names some, as checkpoints."""
     paths = [Path(part.strip()) for part in text.split(",")]
-    if not all(path.is_file() for path in paths):
+    try:
+        if not all(path.is_file() for path in paths):
+            return text
+    except OSError:
+        # Longer than a file's name can be.
         return text
     from sane_engine.intake import load_checkpoints
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor
 from sane_engine.checkpoint import Checkpoint, Refusal
 from sane_engine.sampling.query import matching_rows
 from sane_engine.sane.training_set import Rows
+from sane_engine.ties import once_each
+from sane_engine.zoo.signature import Signature, signature_of, tie
 
 if TYPE_CHECKING:
     from sane_engine.zoo import Zoo
@@ -108,18 +110,27 @@ def _of_rows(zoo: Zoo, anchors: Any) -> Anchors:
 
 
 def _of_models(anchors: Sequence[Checkpoint | Mapping[str, Tensor]]) -> Anchors:
-    models = [each.tensors if isinstance(each, Checkpoint) else each for each in anchors]
+    models = [dict(each.tensors if isinstance(each, Checkpoint) else each) for each in anchors]
     names = tuple(each.name if isinstance(each, Checkpoint) else f"model {i}" for i, each in enumerate(anchors))
-    first = {name: (tensor.shape, tensor.dtype) for name, tensor in models[0].items()}
-    for model in models[1:]:
-        if {name: (tensor.shape, tensor.dtype) for name, tensor in model.items()} != first:
-            raise Refusal(
-                "mixed-layouts", "The checkpoints differ in tensor names, shapes or dtypes.", "Choose alike ones."
-            )
-    stacked: dict[str, Tensor] = {}
-    of: dict[int, str] = {}
-    for name, tensor in models[0].items():
-        # Tied tensors are one object; their stack is one object too.
-        owner = of.setdefault(id(tensor), name)
-        stacked[name] = stacked[owner] if owner != name else torch.stack([model[name] for model in models])
+    # In the order of the names: files differ in the order of their tensors.
+    if len({signature_of(dict(sorted(model.items()))) for model in models}) > 1:
+        raise Refusal(
+            "mixed-layouts",
+            "The checkpoints differ in tensor names, shapes, dtypes or ties.",
+            "Choose alike ones.",
+        )
+    stacked = once_each(models[0], lambda name, _: torch.stack([model[name] for model in models]))
     return Anchors(stacked, names, None, f"{len(models)} loaded checkpoints")
+
+
+def in_order_of(anchors: Anchors, signature: Signature) -> Anchors:
+    """Loaded anchors as a zoo's own rows would be: order of tensors, dtypes and ties are the signature's.
+
+    A file has its tensors in any order, by name in most; the place of a token follows from the zoo's.
+    """
+    own = {
+        p.name: anchors.stacked[p.name].to(getattr(torch, p.dtype), copy=True)
+        for p in signature
+        if p.tied_to is None
+    }
+    return replace(anchors, stacked=tie(own, signature))

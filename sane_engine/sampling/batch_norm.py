@@ -76,7 +76,8 @@ def condition(
     norms = {
         name: layer for name, layer in network.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     }
-    result = {name: tensor.clone() for name, tensor in stacked.items()}
+    measured = {f"{name}.{leaf}" for name in norms for leaf in ("running_mean", "running_var")}
+    result = {name: tensor.clone() if name in measured else tensor for name, tensor in stacked.items()}
     for number in range(len(next(iter(stacked.values())))):
         stop_if(cancelled)
         network.load_state_dict({name: tensor[number] for name, tensor in stacked.items()}, strict=False)
@@ -90,9 +91,9 @@ def condition(
                 network(batch)
         for name, norm in norms.items():
             for leaf in ("running_mean", "running_var"):
-                measured = getattr(norm, leaf)
-                if measured is not None and f"{name}.{leaf}" in result:
-                    result[f"{name}.{leaf}"][number] = measured
+                statistic = getattr(norm, leaf)
+                if statistic is not None and f"{name}.{leaf}" in result:
+                    result[f"{name}.{leaf}"][number] = statistic
     return result
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.spaces import Space
 from sane_engine.sampling.task import Task
+from sane_engine.ties import once_each
 from sane_engine.zoo.hyperparameters import derived_seed
 
 SCHEMES = ("kaiming_uniform", "xavier_uniform")
@@ -33,8 +34,8 @@ def random_networks(task: Task, like: Mapping[str, Tensor], scheme: str, n: int,
         spec = as_architecture(task.architecture)
         drawn = [initialise(spec, scheme, derived_seed(seed, scheme, number)) for number in range(n)]
         return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
-    result: dict[str, Tensor] = {}
-    for name, tensor in like.items():
+
+    def start(name: str, tensor: Tensor) -> Tensor:
         stack = torch.zeros(n, *tensor.shape[1:], dtype=tensor.dtype)
         if tensor.dim() > 2:
             for number in range(n):
@@ -46,8 +47,9 @@ def random_networks(task: Task, like: Mapping[str, Tensor], scheme: str, n: int,
         elif name.endswith("running_var") or (name.endswith("weight") and tensor.dim() == 2):
             # A norm starts as the identity.
             stack.fill_(1)
-        result[name] = stack
-    return result
+        return stack
+
+    return once_each(like, start)
 
 
 def mean_network(space: Space, stacked: Mapping[str, Tensor]) -> dict[str, Tensor]:

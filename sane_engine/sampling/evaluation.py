@@ -15,11 +15,12 @@ from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sampling.batch_norm import condition_for, networks
 from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
 from sane_engine.sampling.fine_tuning import best_learning_rate, fine_tune
-from sane_engine.sampling.frame import training_rows
+from sane_engine.sampling.frame import training_rows, unstack
 from sane_engine.sampling.novelty import Reference, agreement, reference_of
 from sane_engine.sampling.sampling import Prepared, Sample, draw_vectors, prepare
 from sane_engine.sampling.selection import required
 from sane_engine.sampling.spaces import space_of
+from sane_engine.ties import once_each
 
 if TYPE_CHECKING:
     from sane_engine.sane import Sane
@@ -145,13 +146,7 @@ def _models_of(prepared: Prepared, zoo: Zoo) -> dict[str, str]:
 
 def stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """Samples as one stack ``[m, …]`` a tensor; tied tensors stay one object."""
-    first = samples[0].tensors
-    stacked: dict[str, Tensor] = {}
-    owners: dict[int, str] = {}
-    for name, tensor in first.items():
-        owner = owners.setdefault(id(tensor), name)
-        stacked[name] = stacked[owner] if owner != name else torch.stack([s.tensors[name] for s in samples])
-    return stacked
+    return once_each(samples[0].tensors, lambda name, _: torch.stack([s.tensors[name] for s in samples]))
 
 
 def _groups(
@@ -169,7 +164,7 @@ def _groups(
     some = np.linspace(0, len(anchors) - 1, min(len(anchors), MOST_ANCHORS)).astype(np.int64)
     where = torch.from_numpy(some)
     names = [anchors.names[i] for i in some.tolist()]
-    groups[ANCHORS] = (names, {name: tensor[where] for name, tensor in anchors.stacked.items()})
+    groups[ANCHORS] = (names, once_each(anchors.stacked, lambda _, tensor: tensor[where]))
     groups[DECODED] = (names, networks(space, prepared.vectors[where], task, prepared.condition)[0])
     mean = condition_for(task, mean_network(space, anchors.stacked), prepared.condition)[0]
     groups[MEAN] = (["mean"], mean)
@@ -192,7 +187,7 @@ def _again(prepared: Prepared) -> Any:
     anchors = prepared.anchors
     if anchors.rows is not None:
         return anchors.rows
-    return [{name: tensor[i] for name, tensor in anchors.stacked.items()} for i in range(len(anchors))]
+    return [unstack(anchors.stacked, i) for i in range(len(anchors))]
 
 
 def _measure(

@@ -10,6 +10,7 @@ from torch import Tensor
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.task import Images, Task
+from sane_engine.ties import memory_key
 from sane_engine.zoo.architectures import ArchitectureSpec, as_architecture
 from sane_engine.zoo.optimisers import StackedOptimiser
 from sane_engine.zoo.stacked import StackedNetwork
@@ -163,9 +164,9 @@ class _Traced:
     def __init__(self, task: Task, stacked: Mapping[str, Tensor], learning_rate: float) -> None:
         self._task = task
         self._owners: dict[str, str] = {}
-        seen: dict[int, str] = {}
+        seen: dict[object, str] = {}
         for name, tensor in stacked.items():
-            self._owners[name] = seen.setdefault(id(tensor), name)
+            self._owners[name] = seen.setdefault(memory_key(tensor), name)
         self._trained = {
             name: tensor.shape
             for name, tensor in stacked.items()

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
-from sane_engine.sane.normalisation import fit_statistics
+from sane_engine.sane.normalisation import fit_statistics, structure
 from sane_engine.sane.training_set import Rows, token_batch
 from sane_engine.symmetry import Symmetry, align_zoo, symmetry_of_zoo
+from sane_engine.ties import once_each
 from sane_engine.tokens import Layout, tokenize_batch
 
 if TYPE_CHECKING:
@@ -63,13 +65,22 @@ class Frame:
         """The same networks, ``[m, …]`` a tensor, their hidden units in the order of the reference."""
         if self.symmetry is None:
             return dict(stacked)
-        named = {name: stacked[name] for name in self.symmetry.tensors}
-        return {**stacked, **align_zoo(named, self.reference, self.symmetry)}
+        return _aligned(stacked, self.reference, self.symmetry)
 
     def tokens(self, stacked: Mapping[str, Tensor]) -> Tensor:
-        """Standardised tokens ``[m, n, d]`` of networks that are aligned already."""
-        found = tokenize_batch(stacked, self.layout.token_size).tokens
-        return ((found.float() - self.mean) / self.std) * self.layout.mask()
+        """Standardised tokens ``[m, n, d]`` of networks that are aligned already.
+
+        Raises:
+            Refusal: Their tensors are others, in another order or tied in another way (``other-layout``).
+        """
+        batch = tokenize_batch(stacked, self.layout.token_size)
+        if structure(batch.layout) != structure(self.layout):
+            raise Refusal(
+                "other-layout",
+                "These networks differ from the others in their tensors, or in their order.",
+                "Give networks of one layout, tensors in one order.",
+            )
+        return ((batch.tokens.float() - self.mean) / self.std) * self.layout.mask()
 
     def models(self, tokens: Tensor) -> dict[str, Tensor]:
         """Networks ``[m, …]`` a tensor from standardised tokens ``[m, n, d]``; gradients flow to the tokens.
@@ -118,13 +129,21 @@ def frame_of(
     else:
         stacked = zoo.stacked(_evenly(rows, layout))
         if symmetry is not None:
-            stacked = {**stacked, **align_zoo({n: stacked[n] for n in symmetry.tensors}, reference, symmetry)}
+            stacked = _aligned(stacked, reference, symmetry)
         statistics = fit_statistics([tokenize_batch(stacked, size)])
     component = layout.component_of_entry()
     mean = torch.cat((statistics.mean, torch.zeros(1, dtype=torch.float64)))[component]
     std = torch.cat((statistics.std, torch.ones(1, dtype=torch.float64)))[component]
     carried = {name: tensor[0] for name, tensor in first.carried.items()}
     return Frame(layout, mean.float(), std.float(), carried, symmetry, reference, notes)
+
+
+def _aligned(
+    stacked: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry
+) -> dict[str, Tensor]:
+    moved = align_zoo({name: stacked[name] for name in symmetry.tensors}, reference, symmetry)
+    # What was tied has moved alike, but it is one tensor no more.
+    return once_each(stacked, lambda name, tensor: moved.get(name, tensor))
 
 
 def training_rows(zoo: Zoo, row: int) -> Rows:
@@ -159,8 +178,6 @@ def _alignment(
 
 
 def _of_encoder(encoder: Sane | None, layout: Layout) -> tuple[Symmetry, dict[str, Tensor]] | None:
-    from sane_engine.sane.normalisation import structure
-
     aligner = getattr(encoder, "aligner", None)
     found = None if aligner is None else aligner.alignments.get(structure(layout))
     return None if found is None else (found.symmetry, dict(found.reference))
@@ -181,13 +198,7 @@ def _mean_of_aligned(stacked: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
 
 def unstack(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     """One network of a stack, in memory of its own; tied tensors stay one object."""
-    copies: dict[int, Tensor] = {}
-    result: dict[str, Tensor] = {}
-    for name, tensor in stacked.items():
-        if id(tensor) not in copies:
-            copies[id(tensor)] = tensor[index].detach().clone()
-        result[name] = copies[id(tensor)]
-    return result
+    return once_each(stacked, lambda _, tensor: tensor[index].detach().clone())
 
 
 __all__ = ["Align", "Frame", "frame_of", "training_rows", "unstack"]

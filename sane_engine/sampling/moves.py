@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.sampling.draws import Context
+
+_MOST_CONCENTRATED = 1e6
+"""With more, every share is the same anyway."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,17 @@ class Interpolation:
     reach: float = 1.0
 
     def fit(self, context: Context) -> InterpolationSampler:
-        """Keep the anchors."""
+        """Keep the anchors.
+
+        Raises:
+            Refusal: There is no Dirichlet distribution of this concentration (``bad-parameter``).
+        """
+        if not 0 < self.concentration <= _MOST_CONCENTRATED:
+            raise Refusal(
+                "bad-parameter",
+                f"concentration cannot be {self.concentration:g}.",
+                f"Give a number above 0, up to {_MOST_CONCENTRATED:,.0f}.",
+            )
         return InterpolationSampler(context.vectors, self)
 
 
@@ -74,13 +88,13 @@ class InterpolationSampler:
         """Some anchors, and how much of each."""
         count = max(2, min(self._parameters.among, len(self._vectors)))
         chosen = self._vectors[torch.randperm(len(self._vectors), generator=generator)[:count]]
-        shares = _gamma(self._parameters.concentration, count, generator)
-        weights = self._parameters.reach * (shares / shares.sum() - 1 / count) + 1 / count
+        shares = _dirichlet(self._parameters.concentration, count, generator)
+        weights = self._parameters.reach * (shares - 1 / count) + 1 / count
         return torch.einsum("a,ank->nk", weights, chosen)
 
 
-def _gamma(concentration: float, count: int, generator: torch.Generator) -> Tensor:
-    """Gamma variates by Marsaglia and Tsang's method (2000); torch's own takes no generator."""
+def _dirichlet(concentration: float, count: int, generator: torch.Generator) -> Tensor:
+    """Shares that add up to 1, from Gamma variates by Marsaglia and Tsang (2000); torch's own take no generator."""
     boost = concentration < 1
     shape = concentration + 1 if boost else concentration
     d = shape - 1 / 3
@@ -93,6 +107,8 @@ def _gamma(concentration: float, count: int, generator: torch.Generator) -> Tens
         if v > 0 and torch.tensor(u).log() < 0.5 * x * x + d - d * v + d * torch.tensor(v).log():
             values.append(d * v)
     result = torch.tensor(values)
-    if boost:
-        result = result * torch.rand(count, generator=generator) ** (1 / concentration)
-    return result
+    if not boost:
+        return result / result.sum()
+    # By logarithms: for a small concentration every variate is too small for a float, and 0 / 0 is no share.
+    chance = torch.rand(count, generator=generator).clamp_min(1e-38).double()
+    return torch.softmax(result.double().log() + chance.log() / max(concentration, 1e-300), dim=0).float()

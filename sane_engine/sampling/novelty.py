@@ -20,6 +20,7 @@ from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sampling.frame import Frame, training_rows
 from sane_engine.sampling.spaces import Space, decode_models, encode_models
 from sane_engine.symmetry import Symmetry, align_zoo, symmetry_of_zoo
+from sane_engine.ties import once_each
 
 if TYPE_CHECKING:
     from sane_engine.sampling.anchors import Anchors
@@ -150,7 +151,8 @@ def reference_of(
         extra = np.ones(len(anchors), dtype=bool) if anchors.rows is None else ~np.isin(anchors.rows, rows)
         if extra.any():
             where = torch.from_numpy(np.flatnonzero(extra))
-            raw = {name: torch.cat((tensor, anchors.stacked[name][where])) for name, tensor in raw.items()}
+            added = anchors.stacked
+            raw = once_each(raw, lambda name, tensor: torch.cat((tensor, added[name][where])))
             names += [anchors.names[i] for i in np.flatnonzero(extra)]
             if anchors.rows is None:
                 groups += [anchors.names[i] for i in np.flatnonzero(extra)]
@@ -163,7 +165,7 @@ def reference_of(
             stop_if(cancelled)
             stacks.append(decode_models(space, encode_models(space, raw)))
     tokenised = [slot.name for slot in frame.layout.slots if slot.view]
-    stacked = {name: torch.cat([stack[name] for stack in stacks]) for name in stacks[0]}
+    stacked = once_each(stacks[0], lambda name, _: torch.cat([stack[name] for stack in stacks]))
     labels = [*names, *(f"{name}, decoded" for _ in stacks[1:] for name in names)]
     scale = {name: max(float(raw[name].float().square().mean().sqrt()), 1e-12) for name in tokenised}
     symmetry: Symmetry | None = symmetry_of_zoo(zoo, row)

@@ -27,6 +27,9 @@ MAX_LENGTH = 500
 MAX_NODES = 200
 """Parts of a query; the syntax tree of a longer one is not walked."""
 
+LARGEST_INTEGER = 2**63 - 1
+"""No column of whole numbers holds more, and pandas compares no more with it."""
+
 _TOP = re.compile(
     r"\s*(?P<end>top|bottom)\s+(?P<n>\d+(?:\.\d+)?)\s*(?P<share>%)?(?:\s+by\s+(?P<column>\w+))?\s*", re.I
 )
@@ -72,6 +75,8 @@ def _best(table: pd.DataFrame, found: re.Match[str]) -> NDArray[np.int64]:
     # Held-out models stay held out: nothing is sampled from what samples are compared with.
     rows = np.flatnonzero((table["split"] == "train").to_numpy() & np.isfinite(numbers))
     count = float(found["n"])
+    if not np.isfinite(count):
+        raise _bad("a number is too large")
     wanted = max(1, round(count / 100 * len(rows))) if found["share"] else round(count)
     sign = -1 if found["end"].lower() == "top" else 1
     chosen = rows[np.argsort(sign * numbers[rows], kind="stable")][:wanted]
@@ -133,6 +138,8 @@ def _constant(node: ast.expr) -> float | int | str | bool:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return -value
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | bool):
+        if isinstance(node.value, int) and node.value > LARGEST_INTEGER:
+            raise _bad("a number is too large")
         return node.value
     raise _bad(f"{_name(node)} is not part of the language")
 

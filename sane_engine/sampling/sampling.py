@@ -13,7 +13,7 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.revision import commit
-from sane_engine.sampling.anchors import Anchors, choose_anchors
+from sane_engine.sampling.anchors import Anchors, choose_anchors, in_order_of
 from sane_engine.sampling.batch_norm import CONDITIONS, Condition, networks
 from sane_engine.sampling.draws import Context, Method, Sampler, generator_of
 from sane_engine.sampling.frame import Align, Frame, frame_of, unstack
@@ -168,6 +168,8 @@ def prepare(
     """
     chosen = choose_anchors(zoo, anchors)
     row = int(chosen.rows[0]) if chosen.rows is not None else _row_like(zoo, chosen)
+    if chosen.rows is None:
+        chosen = in_order_of(chosen, zoo.signature(row))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise Refusal("bad-seed", f"{seed} is no seed.", "Give a whole number of at least 0.")
     if condition not in CONDITIONS:
@@ -247,9 +249,14 @@ def _row_like(zoo: Zoo, anchors: Anchors) -> int:
     Raises:
         Refusal: The zoo has none of it (``foreign-anchors``).
     """
-    wanted = {name: tuple(tensor.shape[1:]) for name, tensor in anchors.stacked.items()}
+    stacked = anchors.stacked
+    wanted = {name: tuple(tensor.shape[1:]) for name, tensor in stacked.items()}
     for rows in zoo.layout_groups():
-        if {p.name: p.shape for p in zoo.signature(int(rows[0]))} == wanted:
+        signature = zoo.signature(int(rows[0]))
+        # A file may hold what is tied in the zoo twice over: alike, or it is another network.
+        if {p.name: p.shape for p in signature} == wanted and all(
+            torch.equal(stacked[p.name], stacked[p.tied_to]) for p in signature if p.tied_to is not None
+        ):
             return int(rows[0])
     raise Refusal(
         "foreign-anchors",

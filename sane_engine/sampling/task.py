@@ -175,7 +175,8 @@ def task_from_module(module: nn.Module, dataset: Dataset) -> Task:
     module = module.eval()
 
     def one(tensors: dict[str, Tensor], images: Tensor) -> Tensor:
-        logits: Tensor = functional_call(module, tensors, (images,))
+        # Tied names are all given, each with its network's tensor.
+        logits: Tensor = functional_call(module, tensors, (images,), tie_weights=False)
         return logits
 
     def run(stacked: Stacked, images: Tensor) -> Tensor:
