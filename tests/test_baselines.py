@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sane_engine.baselines import FEATURES, feature, layer_features, spectrum, zoo_layer_features
 from sane_engine.baselines import spectral_pool as pool
+from sane_engine.baselines.spectral_worker import DID_NOT_RUN
 from sane_engine.progress import Cancelled
 from sane_engine.zoo import Zoo
 
@@ -169,10 +170,25 @@ def test_a_crashing_child_loses_only_its_layer(monkeypatch: pytest.MonkeyPatch) 
     table = layer_features(network())
     assert list(table["reason"]) == [
         "seen",
-        "The analysis process was killed by signal 9 (out of memory?).",
+        f"{DID_NOT_RUN}the analysis process was killed by signal 9 (out of memory?).",
         "seen",
     ]
     assert all(process.poll() is not None for process in started)
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(3)", "time.sleep(1000)"])
+def test_a_child_that_ends_in_the_middle_of_an_answer_is_a_child_that_ended(
+    monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    worker = f"import sys, time\nfor line in sys.stdin:\n    print('{{\"rows\": ', flush=True)\n    {ending}\n"
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        pool.subprocess, "Popen", lambda command, **options: real([sys.executable, "-c", worker], **options)
+    )
+    began = time.monotonic()
+    table = layer_features(network(), cancelled=lambda: time.monotonic() > began + 30)
+    assert len(table) == 3
+    assert table["reason"].str.startswith(DID_NOT_RUN).all()
 
 
 def test_cancelling_kills_the_children_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

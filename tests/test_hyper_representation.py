@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,8 @@ def test_same_seed_same_vectors_and_rows_do_not_depend_on_company() -> None:
     first, second = (HyperRepresentation(short, seed=1).fit(models) for _ in range(2))
     np.testing.assert_array_equal(first.transform(models), second.transform(models))
     np.testing.assert_allclose(first.transform(models.select([7])), first.transform(models)[[7]], atol=1e-6)
+    of_config = HyperRepresentation(replace(short, seed=1)).fit(models)
+    np.testing.assert_array_equal(of_config.transform(models), first.transform(models))
     other = HyperRepresentation(short, seed=2).fit(models)
     assert not np.allclose(first.transform(models), other.transform(models))
 

@@ -8,12 +8,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sane_zoos import symmetric_zoo
 
 from sane_engine import Cancelled, Refusal, Zoo
 from sane_engine.__main__ import main
+from sane_engine.baselines import zoo_layer_features
 from sane_engine.probing import ProbeTable, known_table, probe_table
-from sane_engine.representations import registry, sane_encodings
+from sane_engine.probing.cells import Cell, features_of
+from sane_engine.probing.folds import groups_of
+from sane_engine.probing.held_out import Split
+from sane_engine.progress import no_progress
+from sane_engine.representations import (
+    WeightStatistics,
+    WeightWatcherFeatures,
+    layer_tables,
+    registry,
+    sane_encodings,
+)
 from sane_engine.sane.config import SaneConfig
 
 TINY = SaneConfig(
@@ -88,6 +100,27 @@ def test_a_run_goes_on_where_it_stopped(zoo: Zoo, monkeypatch: pytest.MonkeyPatc
     assert len(fitted) <= 5
     pd.testing.assert_frame_equal(first.cells, again.cells)
     assert all(size < 30 for size in fitted), "no representation is fitted on held-out models"
+
+
+@pytest.mark.parametrize("name", ["statistics", "weightwatcher"])
+def test_what_fills_gaps_is_learnt_from_the_training_models_of_each_split(
+    zoo: Zoo, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The means of weights stand in for spectra, which take seconds.
+    monkeypatch.setattr(WeightWatcherFeatures, "_columns", WeightStatistics._columns)
+    monkeypatch.setattr(
+        layer_tables, "cached_spectra", lambda zoo, **_: zoo_layer_features(zoo, None, "statistics")
+    )
+    broken = dict(zoo.stacked(range(30)))
+    broken["fc2.weight"] = broken["fc2.weight"].clone()
+    broken["fc2.weight"][7] = torch.nan
+    gap = Zoo.from_stacked("gap", zoo.table, broken)
+    entry, groups = registry.representation(name), groups_of(gap.table)
+    for number in range(3):
+        split = Split(groups, np.arange(30) % 3 == number)
+        own = entry.make(0).fit(gap.select(np.flatnonzero(~split.test))).transform(gap)
+        kept = features_of(gap, Cell(entry, number, 0, split), progress=no_progress)
+        np.testing.assert_array_equal(kept, own)
 
 
 def test_encoder_seeds_take_turns_or_cross(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import torch
 from sane_zoos import zoo as synthetic_zoo
 
 from sane_engine import Refusal, Zoo, baselines, symmetry_of_zoo
+from sane_engine.baselines.spectral_worker import DID_NOT_RUN
 from sane_engine.baselines.statistics import zoo_weight_statistics
 from sane_engine.representations import (
     AlignedWeights,
@@ -22,8 +25,10 @@ from sane_engine.representations import (
     representation,
     representations,
 )
+from sane_engine.representations.spectra import cached_spectra
 from sane_engine.sane.config import SaneConfig
 from sane_engine.zoo.architectures import ArchitectureSpec, ConvSpec, build
+from sane_engine.zoo.spec import ResNetSpec
 
 TINY = SaneConfig(
     token_size=12, latent=4, d_model=16, layers=1, heads=2, feedforward=16, window=16, steps=4, batch_size=8
@@ -125,6 +130,32 @@ def test_behaviour_needs_the_architecture_and_follows_the_activation() -> None:
     assert not np.allclose(behaviour.transform(zoo), behaviour.transform(other))
 
 
+def test_a_missing_activation_is_the_architectures_own() -> None:
+    zoo = networks(5)
+    gaps = zoo.with_columns(activation=["tanh", np.nan, "relu", None, "unheard of"])
+    told = zoo.with_columns(activation=["tanh", "tanh", "relu", "tanh", "tanh"])
+    for made in (ConsensusAgreement().fit(zoo), NoiseBehaviour().fit(zoo)):
+        np.testing.assert_array_equal(made.transform(gaps), made.transform(told))
+
+
+def test_behaviour_of_residual_networks_does_not_see_permutations() -> None:
+    architecture = ResNetSpec(input_shape=(1, 8, 8), widths=(6, 3, 4), blocks=(1, 1, 2), classes=3)
+    torch.manual_seed(0)
+    dicts = [{n: t.detach() for n, t in build(architecture).state_dict().items()} for _ in range(4)]
+    for number, tensors in enumerate(dicts):
+        for name in tensors:
+            if name.endswith("running_var"):
+                tensors[name] = torch.rand_like(tensors[name]) + number + 0.1
+    table = pd.DataFrame({"model": list("abcd"), "activation": "relu"})
+    zoo = Zoo.from_models("resnets", table, dicts, architecture=architecture.to_json())
+    behaviour = NoiseBehaviour().fit(zoo)
+    found = behaviour.transform(zoo)
+    assert np.isfinite(found).all()
+    assert np.ptp(found, axis=0).max() > 0
+    np.testing.assert_array_equal(behaviour.transform(zoo), found)
+    np.testing.assert_allclose(behaviour.transform(permuted(zoo)), found, rtol=1e-3, atol=1e-4)
+
+
 def test_path_norms_are_those_of_the_paths() -> None:
     zoo = networks(2)
     tensors = {name: tensor.double() for name, tensor in zoo.tensors(1).items()}
@@ -158,6 +189,31 @@ def test_weightwatcher_is_computed_once_and_for_the_rest_only(monkeypatch: pytes
     assert len(asked) == 6
     assert features.shape[1] > 10
     assert np.isfinite(features).all()
+
+
+def test_spectra_of_another_package_or_of_a_run_that_failed_are_not_taken_from_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    zoo = networks(4)
+    asked: list[list[int]] = []
+    fails = {2}
+
+    def spectra(zoo: Zoo, rows: list[int], kind: str, **options: object) -> pd.DataFrame:
+        asked.append(list(rows))
+        table = zoo_weight_statistics(zoo, rows)[["row", "layer", "name", "reason"]]
+        table.loc[table["row"].isin(fails) & (table["layer"] == 1), "reason"] = f"{DID_NOT_RUN}it was killed."
+        return table.assign(**dict.fromkeys((f.name for f in baselines.FEATURES["weightwatcher"]), 1.0))
+
+    monkeypatch.setattr(baselines, "zoo_layer_features", spectra)
+    with pytest.raises(Refusal, match="1 of 4 checkpoints") as caught:
+        cached_spectra(zoo)
+    assert caught.value.code == "spectra-unfinished"
+    fails.clear()
+    assert len(cached_spectra(zoo)) == len(cached_spectra(zoo)) == 16
+    assert asked == [[0, 1, 2, 3], [2]]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "another")
+    cached_spectra(zoo)
+    assert asked[2:] == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "layers"])

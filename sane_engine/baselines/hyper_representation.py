@@ -132,8 +132,9 @@ class HyperRepresentation:
 
     name = "hyper-representation"
 
-    def __init__(self, config: HyperConfig | None = None, *, seed: int = 0) -> None:
-        self.config = replace(config or HyperConfig(), seed=seed)
+    def __init__(self, config: HyperConfig | None = None, *, seed: int | None = None) -> None:
+        config = config or HyperConfig()
+        self.config = config if seed is None else replace(config, seed=seed)
         self.model: HyperAutoencoder | None = None
         self.history: list[tuple[float, float]] = []
         self._training: TrainingSet | None = None

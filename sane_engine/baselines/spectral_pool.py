@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sane_engine.baselines.spectral_worker import DID_NOT_RUN
 from sane_engine.progress import CancelCheck, stop_if
 
 # A layer may take this long whatever its size (the child imports its libraries within the first task) …
@@ -72,9 +73,14 @@ class _Child:
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._events.put((self, json.loads(line)))
-        self._events.put((self, None))
+        try:
+            for line in self.process.stdout:
+                self._events.put((self, json.loads(line)))
+        except ValueError:
+            # Half a line of a child that died while it wrote; one that lives and writes nonsense is of no use.
+            self.process.kill()
+        finally:
+            self._events.put((self, None))
 
     def start(self, task: Task) -> None:
         self.task = task
@@ -99,10 +105,10 @@ class _Child:
 
 def _why_it_ended(child: _Child, timed_out: bool) -> str:
     if timed_out:
-        return "The analysis took too long and was stopped."
+        return f"{DID_NOT_RUN}the analysis took too long and was stopped."
     code = child.process.wait()
     ending = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with status {code}"
-    return f"The analysis process {ending}."
+    return f"{DID_NOT_RUN}the analysis process {ending}."
 
 
 def run_tasks(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Analyse = Callable[[Mapping[str, "Tensor"], bool], dict[str, Row]]
 
+DID_NOT_RUN = "WeightWatcher did not run: "
+"""How reasons begin that say nothing of the layer, only of this attempt: it may succeed the next time."""
+
 # What belongs to the power-law fit, and is worth nothing where the fit is.
 FIT_COLUMNS = ("alpha", "alpha_weighted", "log_alpha_norm", "D", "sigma", "num_pl_spikes", "xmin", "xmax")
 PLAIN_COLUMNS = (
@@ -107,6 +110,11 @@ def _make_analyse() -> Analyse:
     return analyse
 
 
+def _failure(error: Exception) -> Row:
+    words = f"{type(error).__name__}: {error}"[:200]
+    return {"error": f"{DID_NOT_RUN}{words}" if isinstance(error, MemoryError) else words}
+
+
 def _answer(analyse: Analyse, file: str, keys: Sequence[str], esd: bool) -> dict[str, Row]:
     from safetensors import safe_open
 
@@ -117,13 +125,13 @@ def _answer(analyse: Analyse, file: str, keys: Sequence[str], esd: bool) -> dict
     except Exception as error:
         # One bad layer aborts a whole run of the package: try each by itself, and name the guilty.
         if len(keys) == 1:
-            return {keys[0]: {"error": f"{type(error).__name__}: {error}"[:200]}}
+            return {keys[0]: _failure(error)}
     rows: dict[str, Row] = {}
     for key in keys:
         try:
             rows |= analyse({key: matrices[key]}, esd)
         except Exception as error:
-            rows[key] = {"error": f"{type(error).__name__}: {error}"[:200]}
+            rows[key] = _failure(error)
     return rows
 
 
@@ -139,7 +147,7 @@ def main() -> None:
     try:
         analyse = _make_analyse()
     except ImportError as error:
-        message = f"weightwatcher cannot be imported: {error}"
+        message = f"{DID_NOT_RUN}it cannot be imported ({error})."
 
         def analyse(matrices: Mapping[str, Tensor], esd: bool) -> dict[str, Row]:
             return {key: {"error": message} for key in matrices}

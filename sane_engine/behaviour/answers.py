@@ -74,9 +74,10 @@ def path_norms(stacked: Mapping[str, Tensor]) -> Tensor:
         rows = rows.flatten(3).sum(dim=3) if rows.dim() > 3 else rows
         if size is None:
             size = torch.ones(len(rows), rows.shape[2], dtype=torch.float64)
-        if rows.shape[2] % size.shape[1]:
+        # Flattened images: each channel stands for a run of inputs. A convolution has no such runs.
+        flattened = stacked[name].dim() == 3 and rows.shape[2] % size.shape[1] == 0
+        if rows.shape[2] != size.shape[1] and not flattened:
             size = size.mean(dim=1, keepdim=True)
-        # Flattened images: each channel stands for a run of inputs.
         rows = rows.reshape(*rows.shape[:2], size.shape[1], -1).sum(dim=3)
         size = torch.einsum("moi,mi->mo", rows, size)
         values.append(log10(size.mean(dim=1)))

@@ -66,23 +66,24 @@ class ConsensusAgreement:
     def _answers(self, zoo: Zoo, progress: Progress, cancelled: CancelCheck | None) -> Tensor:
         import torch
 
+        from sane_engine.behaviour.networks import by_activation
         from sane_engine.sane.consensus import answers, noise_images
         from sane_engine.zoo.architectures import as_architecture
 
         one_layout(zoo, "Agreement on noise")
-        shapes = dict(as_architecture(self._architecture).shapes)
-        if {p.name: p.shape for p in zoo.signature(0)} != shapes:
+        known = as_architecture(self._architecture)
+        if {p.name: p.shape for p in zoo.signature(0)} != dict(known.shapes):
             raise Refusal("mixed-layouts", "These networks have another layout than the fitted ones.", "Fit anew.")
         images = noise_images(tuple(self._architecture["input_shape"]), self.seed)
-        told = zoo.table["activation"].to_numpy() if "activation" in zoo.table else np.full(len(zoo), None)
         found = torch.empty(len(zoo), len(images), int(self._architecture["classes"]))
         done = 0
-        for activation in dict.fromkeys(told.tolist()):
-            own = np.flatnonzero(told == activation)
+        for architecture, own in by_activation(zoo, known):
             for start in range(0, len(own), _MODELS_AT_ONCE):
                 stop_if(cancelled)
                 rows = own[start : start + _MODELS_AT_ONCE]
-                found[rows] = answers(self._architecture, zoo.stacked(rows), images, activation=activation)
+                found[rows] = answers(
+                    self._architecture, zoo.stacked(rows), images, activation=architecture.activation
+                )
                 done += len(rows)
                 progress(done, len(zoo), "answers to noise")
         return found

@@ -86,7 +86,11 @@ class WeightWatcherFeatures:
         self._filled: _Filled | None = None
 
     def fit(self, train: Zoo, *, progress: Progress = no_progress, cancelled: CancelCheck | None = None) -> Self:
-        """Learn what fills the gaps, where the power-law fit failed."""
+        """Learn what fills the gaps, where the power-law fit failed.
+
+        Raises:
+            Refusal: The package did not run (``spectra-unfinished``); so for ``transform``.
+        """
         frame = cached_spectra(train, progress=progress, cancelled=cancelled)
         self._filled = _Filled(by_layer(frame, self._columns, len(train)))
         return self

@@ -1,4 +1,4 @@
-"""The weights themselves, as they are or aligned to one training model."""
+"""The weights themselves, as they are or aligned to the mean of the training models."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ _ENTRIES = (
     Entry(
         "aligned",
         "Aligned raw weights",
-        "All weights after alignment to one training model, signs included where the activation allows.",
+        "All weights aligned to the mean of the training models, signs included where the activation allows.",
         "weights",
         _aligned,
         depends_on_training=True,
@@ -132,6 +132,8 @@ _ENTRIES = (
         "Mean, variance and quantiles of each layer's weights and biases (Unterthiner et al. 2020).",
         "weights",
         _statistics,
+        depends_on_training=True,
+        version=2,
     ),
     Entry(
         "weightwatcher",
@@ -139,6 +141,8 @@ _ENTRIES = (
         "Spectrum and power-law fit of each layer (Martin and Mahoney 2021); layers it skips are left out.",
         "weights",
         _weightwatcher,
+        depends_on_training=True,
+        version=2,
     ),
     Entry(
         "behaviour",

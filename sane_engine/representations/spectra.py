@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sane_engine.baselines.spectral_worker import DID_NOT_RUN
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.workspace import atomic_file, visible, workspace_root
 
@@ -18,15 +21,26 @@ CHECKPOINTS_A_FILE = 128
 """Checkpoints whose spectra are computed, and then kept, at a time."""
 
 
+def _package() -> str:
+    try:
+        return importlib.metadata.version("weightwatcher")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def checkpoint_keys(zoo: Zoo) -> list[str]:
-    """What the weights of each row are, as hex: the same for the same weights, in whatever zoo."""
+    """What each row is kept under, as hex: the same for the same weights, in whatever zoo.
+
+    Another version of the package may say something else of them, and so has other keys.
+    """
+    package = _package().encode()
     keys = [""] * len(zoo)
     for group in zoo.layout_groups():
         for start in range(0, len(group), CHECKPOINTS_A_FILE):
             rows = group[start : start + CHECKPOINTS_A_FILE]
             stacked = zoo.stacked(rows)
             for place, row in enumerate(rows.tolist()):
-                state = hashlib.sha256()
+                state = hashlib.sha256(package)
                 for name, tensor in stacked.items():
                     state.update(f"{name} {tensor.dtype} {list(tensor.shape[1:])}".encode())
                     state.update(tensor[place].detach().double().contiguous().numpy().tobytes())
@@ -49,6 +63,7 @@ def cached_spectra(
 
     Raises:
         Cancelled: The caller asked to stop.
+        Refusal: The package did not run on some of them (``spectra-unfinished``); the others are kept.
     """
     import pandas as pd
 
@@ -60,6 +75,7 @@ def cached_spectra(
     parts = [frame[frame["checkpoint"].isin(set(keys))] for frame in kept if frame is not None]
     known = {key for part in parts for key in part["checkpoint"].unique().tolist()}
     missing = list({key: row for row, key in enumerate(keys) if key not in known}.values())
+    failures: dict[str, str] = {}
     for start in range(0, len(missing), CHECKPOINTS_A_FILE):
         stop_if(cancelled)
         rows = missing[start : start + CHECKPOINTS_A_FILE]
@@ -70,10 +86,21 @@ def cached_spectra(
         made = zoo_layer_features(zoo, rows, "weightwatcher", progress=report, cancelled=cancelled)
         made.insert(0, "checkpoint", [keys[row] for row in made["row"]])
         made = made.drop(columns=["row", "model", "epoch"], errors="ignore")
+        failed = made[made["reason"].str.startswith(DID_NOT_RUN)]
+        failures |= dict(zip(failed["checkpoint"], failed["reason"], strict=True))
+        made = made[~made["checkpoint"].isin(failures)]
         name = hashlib.sha256("".join(keys[row] for row in rows).encode()).hexdigest()[:24]
-        with atomic_file(folder / f"{name}.parquet") as temporary:
-            made.to_parquet(temporary, index=False)
+        if len(made):
+            with atomic_file(folder / f"{name}.parquet") as temporary:
+                made.to_parquet(temporary, index=False)
         parts.append(made)
+    if failures:
+        # Features without them would be kept, too, and taken for what the weights are.
+        raise Refusal(
+            "spectra-unfinished",
+            f"{len(failures):,} of {len(set(keys)):,} checkpoints have no spectra. {next(iter(failures.values()))}",
+            "Try again: those that are finished are kept.",
+        )
     table = pd.concat(parts, ignore_index=True).drop_duplicates(["checkpoint", "layer"])
     rows_of = pd.DataFrame({"checkpoint": keys, "row": range(len(keys))})
     joined = rows_of.merge(table, on="checkpoint", how="left").drop(columns="checkpoint")
