@@ -4,46 +4,40 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from pages.components import state
-from pages.components.charts import map_figure
 from pages.components.current import Current, current, embedded
 from pages.components.errors import explain, show_failure, show_refusal
-from pages.components.hover import hover_texts
 from pages.components.identity import identity_card
+from pages.components.inspect_choice import choose
 from pages.components.inspect_intake import intake
+from pages.components.inspect_map import on_the_map
 from pages.components.inspect_prediction import prediction
 from pages.components.inspection import (
     Inspected,
     embed_model,
     files,
-    placement,
     problems,
     spectral,
     universal_view,
 )
-from pages.components.labels import in_plot, short_label
 from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import KINDS, curve_pair, feature_pickers, layer_table
 from pages.components.library import sane_layers, training_of
 from pages.components.navigation import page
 from pages.components.networks import Networks
-from pages.components.palette import palette
-from pages.components.show import inert, show_caption, show_figure, show_table, three
 from pages.components.spectrum_section import Network, offered_layers, spectrum_section
 from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.working import working
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
-from sane_engine.projection import Placement
 from sane_engine.sane.encoder_file import UNIVERSAL
 
 
 def _curves(
-    models: list[Inspected], now: Current | None, known: Precomputed | None
+    models: list[Inspected], chosen: Inspected, now: Current | None, known: Precomputed | None
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """Compute and draw both views of all networks; returns their tables by model and kind."""
     st.subheader("Layer curves", anchor=False)
@@ -61,7 +55,14 @@ def _curves(
     for model in models:
         for refusal in problems(model):
             show_refusal(refusal, model.name)
-    curves = {kind: [Curve(name, views[kind]) for name, views in tables.items() if kind in views] for kind in KINDS}
+    curves = {
+        kind: [
+            Curve(model.name, tables[model.name][kind], pinned=model is chosen and len(models) > 1)
+            for model in models
+            if kind in tables[model.name]
+        ]
+        for kind in KINDS
+    }
     band: dict[str, pd.DataFrame | None] = {}
     caption = f"n = {len(models)} network{'' if len(models) == 1 else 's'}"
     if now is not None and known is not None:
@@ -79,7 +80,7 @@ def _curves(
         caption += f" · encoder {UNIVERSAL}, for any architecture, trained on {training_of(UNIVERSAL)}"
     elif now is not None and known is not None:
         caption += f" · encoder {now.encoder}"
-    spectra = _spectra(models, tables)
+    spectra = sorted(_spectra(models, tables), key=lambda network: network.name != chosen.name)
     offered_layers(spectra)
     curve_pair(curves, features, band, name="inspect", caption=caption)
     if spectra:
@@ -133,130 +134,11 @@ def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[st
 
 def _spectra(models: list[Inspected], tables: dict[str, dict[str, pd.DataFrame]]) -> list[Network]:
     """The networks whose layers have spectra, coloured as in the curves."""
-    found = [model for model in models if "weightwatcher" in tables[model.name]]
     return [
         Network(model.name, model.key, partial(getattr, model, "tensors"), tables[model.name]["weightwatcher"], i)
-        for i, model in enumerate(found)
+        for i, model in enumerate(models)
+        if "weightwatcher" in tables[model.name]
     ]
-
-
-def _predictions(models: list[Inspected], now: Current, known: Precomputed) -> None:
-    """What the zoo predicts for each network, or that it cannot."""
-    st.subheader("Prediction", anchor=False)
-    if now.accuracy is None:
-        explain("The zoo says nothing of its models' accuracy, so nothing can be learnt from it.")
-        return
-    places = st.tabs([inert(model.name) for model in models]) if len(models) > 1 else [st.container()]
-    for place, model in zip(places, models, strict=True):
-        with place:
-            prediction(model, now, known)
-
-
-def _where(models: list[Inspected], now: Current, known: Precomputed) -> None:
-    st.subheader("On the map", anchor=False)
-    found = placement(models, now)
-    if found is None:
-        explain("None of these networks could be embedded, so none is on the map.", "The reason stands above.")
-        return
-    placed, where = found
-    left, right = st.columns([1.6, 1], gap="medium")
-    with left:
-        _map(placed, where, now, known)
-    with right:
-        # One below the other, several verdicts would push the layer table off the screen.
-        places = st.tabs([inert(model.name) for model in placed]) if len(placed) > 1 else [st.container()]
-        for i, (place, model) in enumerate(zip(places, placed, strict=True)):
-            with place:
-                _verdict(model, where, i, now, known)
-
-
-def _map(placed: list[Inspected], where: Placement, now: Current, known: Precomputed) -> None:
-    projection = known.projections["models", "umap"]
-    colour = now.accuracy or "epoch"
-    table = now.zoo.table
-    points = pd.DataFrame(
-        {
-            "x": projection.coordinates[:, 0],
-            "y": projection.coordinates[:, 1],
-            "row": np.arange(len(table)),
-            "layer": -1,
-            "hover": hover_texts(table, [colour] if colour != "epoch" else []),
-            colour: table[colour].to_numpy(),
-        }
-    )
-    colours = palette()
-    figure = map_figure(
-        points,
-        colour,
-        numeric=now.zoo.kind(colour) == "numeric",
-        axes=("UMAP 1 (no unit)", "UMAP 2 (no unit)"),
-        colours=colours,
-        chosen=set(),
-        dragmode="pan",
-        height=460,
-    )
-    for i, model in enumerate(placed):
-        x, y = (float(value) for value in where.coordinates[i])
-        figure.add_scattergl(
-            x=[x],
-            y=[y],
-            # One name fits beside its star; several, often at nearly the same place, stand in the legend.
-            mode="markers+text" if len(placed) == 1 else "markers",
-            text=[in_plot(model.name)],
-            textposition="top center",
-            name=in_plot(model.name),
-            showlegend=len(placed) > 1,
-            textfont={"color": colours.text},
-            marker={
-                "symbol": "star",
-                "size": 17 if len(placed) == 1 else max(22 - 4 * i, 10),
-                "color": colours.category(i),
-                "line": {"width": 1.5, "color": colours.text},
-            },
-            hovertemplate=f"{in_plot(model.name)}<extra></extra>",
-        )
-    show_figure(
-        figure,
-        "inspect-map",
-        f"{now.scope}, all splits · {len(placed)} placed among the {where.neighbours.shape[1]} nearest in the "
-        f"embedding space · {projection.method.upper()}, seed {projection.seed} · "
-        f"trustworthiness {three(projection.trustworthiness)}",
-        alt=f"Map of the zoo with {len(placed)} networks placed on it",
-    )
-
-
-def _verdict(model: Inspected, where: Placement, i: int, now: Current, known: Precomputed) -> None:
-    st.text(model.name)
-    ratio, nearest_sd = float(where.ratio[i]), float(where.distances[i, 0])
-    notes = model.notes.get(str(known.record["encoder_digest"]), ())
-    if where.outside[i]:
-        st.warning(
-            inert(
-                f"Outside what this zoo knows: its nearest model is {nearest_sd:.3g} sd away, while 95 % of the "
-                f"zoo's own models have another within {nearest_sd / ratio:.3g} sd. "
-                "Its place on the map says little."
-            ),
-            icon=":material/travel_explore:",
-        )
-    elif notes:
-        show_caption(
-            f"Near the zoo in the embedding ({three(ratio)} of the 95th percentile of the zoo's own nearest "
-            "distances), but of another architecture: read its place with care."
-        )
-    else:
-        show_caption(f"Inside the zoo: {three(ratio)} of the 95th percentile of the zoo's own nearest distances.")
-    if model.zoo_row is not None:
-        show_caption("A model of the zoo: its own epochs do not count as its neighbours.")
-    for note in notes:
-        said = note.removeprefix("1 of 1 models: ")
-        show_caption(said[:1].upper() + said[1:])
-    there = where.neighbours[i] >= 0
-    rows = where.neighbours[i][there]
-    nearest = now.zoo.table.iloc[rows][["model", "epoch"]].copy()
-    if now.accuracy is not None:
-        nearest[short_label(now.accuracy)] = now.zoo.table[now.accuracy].iloc[rows].to_numpy()
-    nearest.insert(0, "distance (sd)", where.distances[i][there])
-    show_table(nearest, f"nearest-{model.key}")
 
 
 def _symmetry(models: list[Inspected], now: Current | None) -> None:
@@ -290,18 +172,21 @@ def main() -> None:
             )
         return
     _tell_apart(models)
-    tabs = st.tabs([inert(model.name) for model in models])
-    for tab, model in zip(tabs, models, strict=True):
-        with tab:
-            identity_card(model)
+    shown, chosen = choose(models)
+    identity_card(chosen)
     known = embedded(now) if now is not None else None
-    tables = _curves(models, now, known)
+    tables = _curves(shown, chosen, now, known)
     if now is not None and known is not None:
-        _predictions(models, now, known)
-        _where(models, now, known)
-    _symmetry(models, now)
+        st.subheader("Prediction", anchor=False)
+        if now.accuracy is None:
+            explain("The zoo says nothing of its models' accuracy, so nothing can be learnt from it.")
+        else:
+            prediction(chosen, now, known)
+        st.subheader("On the map", anchor=False)
+        on_the_map(shown, chosen, now, known)
+    _symmetry(shown, now)
     st.subheader("Layers", anchor=False)
-    layer_table(tables, "inspect")
+    layer_table({chosen.name: tables[chosen.name]}, "inspect")
 
 
 with page("Inspect"):

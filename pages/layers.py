@@ -15,7 +15,7 @@ from pages.components.layer_views import curve_pair, feature_pickers, layer_tabl
 from pages.components.library import sane_layers, spectra
 from pages.components.navigation import page
 from pages.components.networks import Networks
-from pages.components.show import one_line, show_caption
+from pages.components.show import one_line, show_caption, three
 from pages.components.spectrum_section import Network, offered_layers, spectrum_section
 from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.working import working
@@ -24,8 +24,8 @@ from sane_engine.demo import Precomputed
 _MOST_MODELS = 8
 
 
-def _chosen_rows(now: Current) -> tuple[list[int], str]:
-    """Rows to draw and a word on why: pinned, selected and added ones, or three examples."""
+def _chosen_rows(now: Current) -> tuple[list[int], str, dict[int, str]]:
+    """Rows to draw, a word on why, and what examples are examples of: pinned, selected and added ones, or three."""
     added = [row for row in st.session_state.get("layer-models", []) if row < len(now.zoo.table)]
     pinned = [now.pinned] if now.pinned is not None else []
     first = list(dict.fromkeys([*pinned, *added]))
@@ -33,20 +33,21 @@ def _chosen_rows(now: Current) -> tuple[list[int], str]:
     room = max(_MOST_MODELS - len(first), 0)
     if first or others:
         if len(others) <= room:
-            return [*first, *others], ""
+            return [*first, *others], "", {}
         said = f"{len(first) + room} of {len(first) + len(others)} chosen checkpoints: "
         said += "pinned and added ones, then " if first else ""
         spread, how = _spread(now, others, room)
-        return [*first, *spread], said + how
+        return [*first, *spread], said + how, {}
     table = now.zoo.table
     last = table[table["epoch"] == table["epoch"].max()]
     if now.accuracy is None:
-        return [int(last.index[0])], "the first checkpoint, as an example"
-    order = last[now.accuracy].astype(float).sort_values().index
-    rows = [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
-    return list(
-        dict.fromkeys(rows)
-    ), "best, median and worst of the last epoch, as an example: select models on Explore"
+        return [int(last.index[0])], "the first checkpoint, as an example", {}
+    values = last[now.accuracy].astype(float).sort_values()
+    places = {"best": len(values) - 1, "median": len(values) // 2, "worst": 0}
+    said = {int(values.index[i]): f"{name}, {three(float(values.iloc[i]))}" for name, i in reversed(places.items())}
+    rows = list(dict.fromkeys(int(values.index[i]) for i in places.values()))
+    why = f"best, median and worst {short_label(now.accuracy)} of the last epoch, as an example: "
+    return rows, why + "select models on Explore", said
 
 
 def _spread(now: Current, rows: list[int], room: int) -> tuple[list[int], str]:
@@ -90,7 +91,7 @@ def main() -> None:
     )
     epochs = ["Last epoch", "All epochs", *(f"Epoch {epoch}" for epoch in sorted(table["epoch"].unique()))]
     choice = behind.selectbox("Zoo band", epochs, key="band", persist_state="session")
-    rows, why = _chosen_rows(now)
+    rows, why, examples = _chosen_rows(now)
     if why:
         show_caption(f"Shown: {why}.")
     known = embedded(now)
@@ -99,12 +100,13 @@ def main() -> None:
     views: dict[str, pd.DataFrame] = {"weightwatcher": left}
     if known is not None:
         views["sane"] = sane_layers(known)
+    names = {row: now.name_of(row) + (f" · {examples[row]}" if row in examples else "") for row in rows}
     curves = {
-        kind: [Curve(now.name_of(row), view[view["row"] == row], pinned=row == now.pinned) for row in rows]
+        kind: [Curve(names[row], view[view["row"] == row], pinned=row == now.pinned) for row in rows]
         for kind, view in views.items()
     }
     networks = [
-        Network(now.name_of(row), (now.zoo.digest, row), partial(now.zoo.tensors, row), left[left["row"] == row], i)
+        Network(names[row], (now.zoo.digest, row), partial(now.zoo.tensors, row), left[left["row"] == row], i)
         for i, row in enumerate(rows)
     ]
     offered_layers(networks)
@@ -114,7 +116,10 @@ def main() -> None:
         whole = {"weightwatcher": known.weightwatcher, "sane": views["sane"]}
         for (kind, view), item in zip(whole.items(), features, strict=True):
             band[kind] = bands(view[view["row"].isin(behind_rows)], item.name)
-    caption = f"{now.scope} · band: {choice.lower()}, all splits · encoder {now.encoder}"
+    drawn = any(part is not None and len(part) for part in band.values())
+    caption = " · ".join(
+        [now.scope, *([f"band: {choice.lower()}, all splits"] if drawn else []), f"encoder {now.encoder}"]
+    )
     curve_pair(curves, features, band, name=now.name, caption=caption)
     spectrum_section(networks, name=now.name)
     # The pair to align follows what is shown above, until the user chooses another.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,8 @@ def layer_curves(
     band: pd.DataFrame | None,
     n_layers: int,
     colours: Palette,
-    chosen: int | None = None,
+    chosen: float | None = None,
+    depths: Mapping[str, int] | None = None,
     height: int = 430,
 ) -> go.Figure:
     """A feature over the layer index. Every point carries the name of its layer as ``customdata``.
@@ -72,18 +73,20 @@ def layer_curves(
         band: What :func:`bands` returned, or None.
         n_layers: Length of the common horizontal axis.
         colours: The theme's palette.
-        chosen: The layer that gets a line from top to bottom.
+        chosen: Where a line stands from top to bottom.
+        depths: Index of the last layer of each model by its name: the axis is then the relative depth, 0 to 1, on
+            which networks of different depths lie over each other.
         height: In pixels.
     """
     figure = empty_figure(height=height)
     if chosen is not None:
         figure.add_vline(x=chosen, line={"color": transparent(colours.text, 0.5), "width": 1, "dash": "dot"})
     if band is not None and len(band):
-        _draw_band(figure, band, colours)
+        _draw_band(figure, band, colours, 1 if depths is None else max(n_layers - 1, 1))
     for i, curve in enumerate(curves):
         values = curve.table[feature].to_numpy(dtype=np.float64, na_value=np.nan)
         figure.add_scatter(
-            x=curve.table["layer"],
+            x=curve.table["layer"] if depths is None else curve.table["layer"] / max(depths[curve.name], 1),
             y=np.where(np.isfinite(values), values, np.nan),
             mode="lines+markers",
             name=in_plot(curve.name),
@@ -93,15 +96,18 @@ def layer_curves(
             # A click chooses a layer; the other points stay as they are.
             unselected={"marker": {"opacity": 1}},
             customdata=[str(name) for name in curve.table["name"]],
-            text=[in_plot(name) for name in curve.table["name"]],
-            hovertemplate=f"{in_plot(curve.name)}<br>layer %{{x}}: %{{text}}<br>%{{y:.3g}}<extra></extra>",
+            text=_places(curve.table),
+            hovertemplate=f"{in_plot(curve.name)}<br>layer %{{text}}<br>%{{y:.3g}}<extra></extra>",
         )
-    figure.update_xaxes(
-        title="layer (index in file order)",
-        range=[-0.5, max(n_layers, 1) - 0.5],
-        tick0=0,
-        dtick=_step(n_layers),
-    )
+    if depths is None:
+        figure.update_xaxes(
+            title="layer (index in file order)",
+            range=[-0.5, max(n_layers, 1) - 0.5],
+            tick0=0,
+            dtick=_step(n_layers),
+        )
+    else:
+        figure.update_xaxes(title="relative depth (layer index / last layer, fraction)", range=[-0.02, 1.02])
     figure.update_yaxes(title=title)
     return figure
 
@@ -116,8 +122,12 @@ def _step(n_layers: int) -> int:
     return step
 
 
-def _draw_band(figure: go.Figure, band: pd.DataFrame, colours: Palette) -> None:
-    x = band["layer"].to_numpy()
+def _places(table: pd.DataFrame) -> list[str]:
+    return [f"{layer}: {in_plot(name)}" for layer, name in zip(table["layer"], table["name"], strict=True)]
+
+
+def _draw_band(figure: go.Figure, band: pd.DataFrame, colours: Palette, unit: int) -> None:
+    x = band["layer"].to_numpy() / unit
     n = int(band["n"].max())
     for low, high, opacity, name in (("q05", "q95", 0.10, "zoo 5–95 %"), ("q25", "q75", 0.18, "zoo 25–75 %")):
         figure.add_scatter(
@@ -137,6 +147,6 @@ def _draw_band(figure: go.Figure, band: pd.DataFrame, colours: Palette) -> None:
         name="zoo median",
         line={"color": colours.text, "width": 1, "dash": "dot"},
         customdata=[str(name) for name in band["name"]],
-        text=[in_plot(name) for name in band["name"]],
-        hovertemplate="zoo median<br>layer %{x}: %{text}<br>%{y:.3g}<extra></extra>",
+        text=_places(band),
+        hovertemplate="zoo median<br>layer %{text}<br>%{y:.3g}<extra></extra>",
     )

@@ -15,8 +15,11 @@ from pages.components.show import caption_and_downloads, config_of, one_line, sh
 from sane_engine.baselines import FEATURES, Feature, feature
 
 KINDS = ("weightwatcher", "sane")
-_TITLES = {"weightwatcher": "WeightWatcher", "sane": "SANE"}
+_TITLES = {"weightwatcher": "WeightWatcher", "sane": "SANE", "statistics": "Statistics"}
+_SHORT = {**_TITLES, "weightwatcher": "WW"}
+_OTHER = {"warning": "verdict"}
 _FIRST_CHOICE = {"weightwatcher": "alpha", "sane": "norm"}
+AXES = ("Layer index", "Relative depth")
 LAYERS_SHOWN = ("Weight matrices", "With a power-law fit", "All")
 # How WeightWatcher's reason begins for a layer that is no matrix.
 _NO_MATRIX = "One value a channel"
@@ -78,10 +81,25 @@ def curve_pair(
             help="In both views: layers with a weight matrix; those that WeightWatcher has a power-law fit for; "
             "or all, with normalisation layers and lone biases, which have no spectrum.",
         )
+        depths = {curve.name: int(curve.table["layer"].max()) for group in curves.values() for curve in group}
+        if len(set(depths.values())) > 1:
+            state.keep_valid("layer-axis", AXES)
+            axis = st.segmented_control(
+                "Layer axis",
+                AXES,
+                key="layer-axis",
+                required=True,
+                persist_state="session",
+                label_visibility="collapsed",
+                help="These networks differ in depth: by relative depth, last layers lie over each other, too.",
+            )
+        else:
+            axis = AXES[0]
+        relative = depths if axis == AXES[1] else None
         curves, hidden = _visible(curves, str(shown))
         if hidden:
             show_caption(hidden)
-    chosen = _chosen_layer(curves)
+    chosen = _chosen_place(curves, relative)
     visible = {int(layer) for group in curves.values() for curve in group for layer in curve.table["layer"]}
     n_layers = 1 + max((int(curve.table["layer"].max()) for group in curves.values() for curve in group), default=0)
     for kind, item, column in zip(KINDS, features, st.columns(2, gap="medium"), strict=True):
@@ -100,6 +118,7 @@ def curve_pair(
                 n_layers=n_layers,
                 colours=palette(),
                 chosen=chosen,
+                depths=relative,
             )
             drawn = sum(int(curve.table[item.name].notna().any()) for curve in group)
             skipped = sum(int(curve.table[item.name].isna().sum()) for curve in group)
@@ -131,11 +150,11 @@ def _on_click(chart: str) -> None:
             return
 
 
-def _chosen_layer(curves: Mapping[str, Sequence[Curve]]) -> int | None:
+def _chosen_place(curves: Mapping[str, Sequence[Curve]], depths: Mapping[str, int] | None) -> float | None:
     """Where the layer whose spectrum is shown stands; networks of several architectures may not agree."""
     name = st.session_state.get(state.SPECTRUM)
     found = {
-        int(layer)
+        int(layer) if depths is None else int(layer) / max(depths[curve.name], 1)
         for curve in curves.get("weightwatcher", ())
         for layer in curve.table.loc[curve.table["name"] == name, "layer"]
     }
@@ -201,23 +220,25 @@ def layer_table(tables: Mapping[str, Mapping[str, pd.DataFrame]], name: str) -> 
 
 
 def merge_views(views: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The tables of one model side by side; columns of each kind are named after it, reasons are joined."""
+    """The tables of one model side by side; columns are headed as in the pickers, reasons are joined."""
     merged: pd.DataFrame | None = None
+    reasons: dict[str, str] = {}
     for kind, view in views.items():
         part = view.drop(columns=[c for c in ("row", "model", "epoch") if c in view]).reset_index(drop=True)
-        title = _TITLES.get(kind, kind)
-        names = {column: f"{title} {column}" for column in part if column not in {"layer", "name"}}
+        said = {item.name: item.label for item in FEATURES.get(kind, ())}
+        title = _SHORT.get(kind, kind)
+        columns = [c for c in map(str, part) if c not in {"layer", "name"}]
+        names = {c: f"{title} · {said.get(c, _OTHER.get(c, c))}" for c in columns}
+        if "reason" in names:
+            reasons[names["reason"]] = _TITLES.get(kind, kind)
         part = part.rename(columns=names)
         merged = part if merged is None else merged.merge(part.drop(columns="name"), on="layer", how="outer")
     if merged is None:
         return pd.DataFrame({"layer": [], "name": []})
-    reasons = [column for column in map(str, merged.columns) if column.endswith(" reason")]
     joined = [
-        " ".join(
-            f"{column.removesuffix(' reason')}: {text}" for column, text in zip(reasons, texts, strict=True) if text
-        )
-        for texts in merged[reasons].fillna("").astype(str).itertuples(index=False)
+        " ".join(f"{title}: {text}" for title, text in zip(reasons.values(), texts, strict=True) if text)
+        for texts in merged[list(reasons)].fillna("").astype(str).itertuples(index=False)
     ]
-    merged = merged.drop(columns=reasons)
+    merged = merged.drop(columns=list(reasons))
     merged.insert(2, "why not", joined)
     return merged

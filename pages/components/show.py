@@ -185,7 +185,14 @@ def show_table(
         )
         chosen = [row for row in event["selection"]["rows"] if row < len(table)]
     else:
-        st.dataframe(table, hide_index=True, height=height, column_config=settings, key=f"table-{name}")
+        st.dataframe(
+            table,
+            hide_index=True,
+            height=height,
+            column_config=settings,
+            placeholder="–",
+            key=f"table-{name}",
+        )
     st.download_button(
         "CSV",
         lambda: to_csv_bytes(table),

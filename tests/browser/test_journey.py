@@ -193,7 +193,7 @@ def test_journey_from_the_map_to_a_table(browser: Any, tmp_path: Path) -> None:
         with page.expect_download() as waiting:
             page.get_by_role("button", name="CSV").last.click()
         table = Path(waiting.value.path()).read_text(encoding="utf-8-sig").splitlines()
-        assert table[0].startswith("layer,name,why not,WeightWatcher alpha")
+        assert table[0].startswith("layer,name,why not,WW · alpha")
         assert any(",layer1.0.conv2," in line for line in table)
         assert any("layer1.0.bn1" in line and "WeightWatcher:" in line for line in table), (
             "a reason for a skipped layer"

@@ -104,7 +104,7 @@ def test_layer_tables_keep_every_reason() -> None:
     other = pd.DataFrame({"layer": [0, 1], "name": ["a", "b"], "norm": [1.0, 2.0], "reason": ["", ""]})
     merged = merge_views({"weightwatcher": one, "sane": other})
     assert merged["why not"].tolist() == ["", "WeightWatcher: too small"]
-    assert {"WeightWatcher alpha", "SANE norm"} <= set(merged)
+    assert {"WW · alpha", "SANE · embedding norm"} <= set(merged)
 
 
 def test_memory_computes_once_for_all_who_ask_and_forgets_failures() -> None:

@@ -320,7 +320,8 @@ def test_model_of_the_zoo_opens_without_an_upload(app: Open) -> None:
     shown = app("inspect", zoo="tiny", model="5")
     assert_healthy(shown)
     assert not shown.error
-    assert any("epoch 5" in tab.label for tab in shown.tabs)
+    assert ("From", "the zoo") in [(metric.label, metric.value) for metric in shown.metric]
+    assert "net_01*bold* · epoch 5" in texts(shown)
 
 
 def test_a_folder_of_checkpoints_opens_as_a_zoo(app: Open, tmp_path: Path) -> None:

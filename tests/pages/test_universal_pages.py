@@ -54,8 +54,13 @@ def test_a_foreigner_is_seen_by_the_universal_encoder_and_the_page_says_what_tha
     assert_healthy(shown)
     said = texts(shown)
     assert "encoder universal, for any architecture, trained on 44 checkpoints of 2 zoos: tiny, mlps" in said
-    layers = next(frame.value for frame in shown.dataframe if "SANE norm" in frame.value.columns)
-    assert layers[["SANE norm", "SANE distance", "SANE pc1"]].notna().all().all()
+    layers = next(frame.value for frame in shown.dataframe if "SANE · embedding norm" in frame.value.columns)
+    assert (
+        layers[["SANE · embedding norm", "SANE · distance to the zoo", "SANE · principal component 1"]]
+        .notna()
+        .all()
+        .all()
+    )
     assert "another architecture than those of" in texts(shown)  # no accuracy is made up for it
 
 
