@@ -44,10 +44,12 @@ def _chosen_rows(now: Current) -> tuple[list[int], str, dict[int, str]]:
         return [int(last.index[0])], "the first checkpoint, as an example", {}
     values = last[now.accuracy].astype(float).sort_values()
     places = {"best": len(values) - 1, "median": len(values) // 2, "worst": 0}
-    said = {int(values.index[i]): f"{name}, {three(float(values.iloc[i]))}" for name, i in reversed(places.items())}
+    labels = {
+        int(values.index[i]): f"{name}, {three(float(values.iloc[i]))}" for name, i in reversed(places.items())
+    }
     rows = list(dict.fromkeys(int(values.index[i]) for i in places.values()))
     why = f"best, median and worst {short_label(now.accuracy)} of the last epoch, as an example: "
-    return rows, why + "select models on Explore", said
+    return rows, why + "select models on Explore", labels
 
 
 def _spread(now: Current, rows: list[int], room: int) -> tuple[list[int], str]:

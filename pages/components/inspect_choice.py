@@ -52,10 +52,12 @@ def choose(models: Sequence[Inspected]) -> tuple[list[Inspected], Inspected]:
 
 
 def _follow(keys: list[str]) -> None:
-    """What is new on the page is shown as long as there is room; what is gone is not."""
+    """What is new on the page is shown and looked at; what is gone is not, and what was hidden stays so."""
     known: list[str] = st.session_state.get(_KNOWN, [])
     shown = [key for key in st.session_state.get(SHOWN, []) if key in keys]
-    new = [key for key in keys if key not in known and key not in shown]
+    new = [key for key in keys if key not in known and key not in shown][:MOST_SHOWN]
     # Written even when nothing changes: see state.keep_valid.
-    st.session_state[SHOWN] = [*shown, *new][:MOST_SHOWN]
+    st.session_state[SHOWN] = [*shown[: MOST_SHOWN - len(new)], *new]
     st.session_state[_KNOWN] = keys
+    if new:
+        st.session_state[CHOSEN] = new[0]

@@ -161,13 +161,13 @@ def test_a_model_of_the_zoo_is_predicted_by_the_others(app: Open, workspace: Pat
 def test_a_network_unlike_the_zoo_gets_no_number(app: Open, workspace: Path) -> None:
     shown = app("inspect", zoo="tiny")
     wild = {name: tensor * 300.0 for name, tensor in network(3).items()}
-    shown.file_uploader(key="checkpoints").set_value([("wild.safetensors", to_safetensors(wild), "")]).run(
+    shown.file_uploader(key="checkpoints-0").set_value([("wild.safetensors", to_safetensors(wild), "")]).run(
         timeout=120
     )
     assert_healthy(shown)
     assert "Nothing is predicted" in texts(shown)
     other = {name.replace("fc", "dense"): tensor for name, tensor in network(3).items()}
-    shown.file_uploader(key="checkpoints").set_value([("other.safetensors", to_safetensors(other), "")]).run(
+    shown.file_uploader(key="checkpoints-1").set_value([("other.safetensors", to_safetensors(other), "")]).run(
         timeout=120
     )
     assert_healthy(shown)
