@@ -111,7 +111,10 @@ def _predictive(name: str, reactions: Reacting) -> Make:
         from sane_engine.workspace import assets_root
 
         config = SaneConfig.from_file(assets_root() / "configs" / "representation.json")
-        return SaneEncoding(name, pooling="predictive", config=replace(config, reactions=reactions), seed=seed)
+        # What the readout sees are summaries and reactions, which know no order of units; latents would add nothing
+        # (docs/prediction.md), so there is nothing to align and nothing to train.
+        config = replace(config, reactions=reactions, align=False, permute=0.0)
+        return SaneEncoding(name, pooling="predictive", config=config, seed=seed, trained=False)
 
     return make
 
@@ -223,6 +226,7 @@ _ENTRIES = (
         _predictive("sane-weights", "shapes"),
         depends_on_training=True,
         seeded=True,
+        version=2,
     ),
     Entry(
         "sane-predictive",
@@ -232,7 +236,7 @@ _ENTRIES = (
         _predictive("sane-predictive", "architecture"),
         depends_on_training=True,
         seeded=True,
-        version=2,
+        version=3,
     ),
 )
 
