@@ -12,7 +12,7 @@ the specifications of ``digits-400`` and ``mnist`` with other seeds).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -75,13 +75,16 @@ class Readout:
         return cls(*(tensors[f"readout.{field.name}"] for field in fields(cls)))
 
 
-def fit_readout(embeddings: Embeddings, features: int, seed: int) -> Readout | None:
+def fit_readout(
+    embeddings: Embeddings, features: int, seed: int, *, without: Collection[str] = ()
+) -> Readout | None:
     """Fit on the embeddings of the training models; ``None`` where they differ in their layers.
 
     Args:
         embeddings: Of the training models.
         features: Random features.
         seed: What they are drawn by.
+        without: Kernels, and kinds of numbers, to leave out: to find out what they are good for.
     """
     kinds = _kinds(embeddings)
     if kinds is None:
@@ -94,7 +97,7 @@ def fit_readout(embeddings: Embeddings, features: int, seed: int) -> Readout | N
         start = sum(len(own) for own in place.values())
         place[name] = torch.arange(start, start + block.shape[1])
     values = ((values - mean) / std).clamp(-_CLIP, _CLIP)
-    seen, counts = _seen(place, features)
+    seen, counts = _seen(place, features, without)
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for own, count in zip(seen, counts, strict=True):
@@ -106,19 +109,25 @@ def fit_readout(embeddings: Embeddings, features: int, seed: int) -> Readout | N
         part[own] = drawn / chi * (WIDTH / max(distance, 1e-12))
         parts.append(part)
     phases = 2 * math.pi * torch.rand(features, generator=generator, dtype=torch.float64)
-    linear = place.get("answers", torch.zeros(0, dtype=torch.int64))
+    known = "answers" in place and "answers" not in without
+    linear = place["answers"] if known else torch.zeros(0, dtype=torch.int64)
     return Readout(mean, std, linear, torch.cat(parts, dim=1), phases)
 
 
-def _seen(place: Mapping[str, Tensor], features: int) -> tuple[list[Tensor], list[int]]:
+def _seen(
+    place: Mapping[str, Tensor], features: int, without: Collection[str]
+) -> tuple[list[Tensor], list[int]]:
     """Which numbers each kernel sees, and how many features it has."""
-    if "answers" not in place:
-        return [torch.cat(list(place.values()))], [features]
-    # Components of answers are many and wide: together with all others they would drown them.
-    together = torch.cat([own for name, own in place.items() if name not in {"functions", "spreads"}])
-    counts = [round(share * features) for share in SHARES.values()]
+    # Components of answers are many and wide: together with all others they would drown them. So would spreads of
+    # latents, which are all there is to see, with summaries, where there are no reactions.
+    left_out = {"functions", "spreads", *without} if "answers" in place else {*without}
+    together = [own for name, own in place.items() if name not in left_out]
+    seen = {name: place[name] for name in SHARES if name in place} | {"together": torch.cat(together)}
+    seen = {name: own for name, own in seen.items() if name not in without}
+    total = sum(SHARES[name] for name in seen)
+    counts = [round(SHARES[name] / total * features) for name in seen]
     counts[-1] = features - sum(counts[:-1])
-    return [together if name == "together" else place[name] for name in SHARES], counts
+    return list(seen.values()), counts
 
 
 def _kinds(embeddings: Embeddings) -> dict[str, Tensor] | None:
