@@ -126,7 +126,7 @@ def ablation(record: dict[str, Any]) -> str:
     mean = frame.groupby(["variant", "reactions"], sort=False)[list(TARGETS)].mean()
     lines = [
         f"### `{record['zoo']}`\n",
-        f"{record['splits']} of the outer splits above, seed {record['seed']}, {record['steps']} steps where trained,"
+        f"{record['splits']} of the outer splits above, seed {record['seed']}, {record['steps']} steps if trained,"
         f" {record['core_seconds'] / 60:.0f} minutes of a core; commit {str(record['commit'])[:12]}.\n",
         "| | with the architecture: " + " | ".join(TARGETS.values()) + " | from weights alone: "
         + " | ".join(TARGETS.values()) + " |",

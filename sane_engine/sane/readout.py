@@ -114,9 +114,7 @@ def fit_readout(
     return Readout(mean, std, linear, torch.cat(parts, dim=1), phases)
 
 
-def _seen(
-    place: Mapping[str, Tensor], features: int, without: Collection[str]
-) -> tuple[list[Tensor], list[int]]:
+def _seen(place: Mapping[str, Tensor], features: int, without: Collection[str]) -> tuple[list[Tensor], list[int]]:
     """Which numbers each kernel sees, and how many features it has."""
     # Components of answers are many and wide: together with all others they would drown them. So would spreads of
     # latents, which are all there is to see, with summaries, where there are no reactions.
