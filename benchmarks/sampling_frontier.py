@@ -45,12 +45,12 @@ LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
         "kde-sequence": (0.55, 0.8, 1.05, 1.4),
         "gaussian": (0.2, 0.5, 0.75, 1.05),
         "low-rank": (0.3, 0.65, 1.0, 1.35),
-        "difference": (0.65, 1.0, 1.4, 1.9),
+        "difference": (0.5, 0.65, 1.0, 1.4, 1.9),
         "interpolation": (0.05, 0.6, 1.3, 2.3, 4.0, 6.0),
         "conditional": (0.55, 0.8, 1.05, 1.4),
         # What costs seconds a point gets fewer of them.
         "subsampled": (0.25, 0.7, 1.15),
-        "refined": (0.15, 0.55, 1.05),
+        "refined": (0.0, 0.15, 0.55, 1.05),
         "bootstrapped": (0.6, 0.8, 1.05),
         "trained": (0.9, 1.6),
     },
@@ -198,7 +198,8 @@ def report(name: str, points: pd.DataFrame, table: dict[str, dict[str, float]], 
         found = table.get(f"distance: {kind}")
         if found:
             lines.append(f"- {words}: mean {found['novelty']:.3f}, median {found['median']:.3f} rad")
-    lines += ["", "Accuracy at epoch 0, mean ± standard deviation over seeds, at five novelties:", ""]
+    lines += ["", "Accuracy at epoch 0, mean ± standard deviation over seeds, at five novelties (in brackets: how "]
+    lines += ["many seeds reach it, where not all do):", ""]
     lines += [f"| method | space | {' | '.join(f'{v:.2f} rad' for v in novelties)} | seeds |"]
     lines += [f"| --- | --- |{' --- |' * (len(novelties) + 1)}"]
     best = at.groupby(["space", "novelty", "method"])["accuracy"].mean()
@@ -211,7 +212,8 @@ def report(name: str, points: pd.DataFrame, table: dict[str, dict[str, float]], 
             for novelty in novelties:
                 values = own[own["novelty"] == novelty]["accuracy"].dropna()
                 spread = f" ± {values.std(ddof=0):.3f}" if len(values) > 1 else ""
-                cells.append(f"{values.mean():.3f}{spread}" if len(values) else "—")
+                few = f" ({len(values)})" if len(values) < own["seed"].nunique() else ""
+                cells.append(f"{values.mean():.3f}{spread}{few}" if len(values) else "—")
             lines.append(f"| {method} | {space} | {' | '.join(cells)} | {own['seed'].nunique()} |")
     if missing := [method for method in METHODS if method not in set(points["method"])]:
         lines += ["", f"Not run yet: {', '.join(missing)}."]

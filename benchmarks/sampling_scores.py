@@ -110,7 +110,8 @@ def collect(bench: Bench, name: str, arguments: argparse.Namespace) -> dict[str,
     for start in ("latents", "weights", *SCHEMES):
         found["tuned", start] = [keep(partial(tuned, bench, start, s), tuned=start, seed=s) for s in seeds]
     rows = []
-    for space in SPACES:
+    # The control that matters least comes last.
+    for space in ("weights", "latents", "pca"):
         for seed in seeds:
             for level in LEVELS[name]["trained"]:
                 key = key_of(bench, "trained", space, level, seed, arguments.n)
