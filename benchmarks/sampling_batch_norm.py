@@ -38,8 +38,6 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("interpolation", {}),
     ("kde-sequence", {"bandwidth": 0.2}),
     ("kde-sequence", {"bandwidth": 0.5}),
-    ("difference", {"step": 0.3}),
-    ("kde-layer", {"bandwidth": 0.0, "temperature": 1.0}),
     ("kde-token", {}),
 )
 
