@@ -100,7 +100,7 @@ def _condition(now: Current, place: Any) -> Condition:
         "Batch-norm statistics", list(_CONDITIONS), format_func=lambda name: _CONDITIONS[name],
         key="sample_condition", persist_state="session",
         help="Drawn statistics belong to no data. Measured on the zoo's images, without their labels, samples work "
-        "far better; noise is no substitute for images (see docs/sampling-batch-norm.md).",
+        "far better. Noise is for samples where there are no images, and harms networks whose statistics fit.",
     )  # fmt: skip
     return chosen
 
