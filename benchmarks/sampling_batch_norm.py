@@ -33,6 +33,7 @@ from sane_engine.zoo import Zoo, load_zoo
 from sane_engine.zoo.training import one_thread
 
 ANCHORS = "top 10 %"
+ABOVE_CHANCE = 0.15
 CONDITIONS: tuple[Condition, ...] = ("none", "noise", "images")
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("interpolation", {}),
@@ -70,6 +71,7 @@ def report(zoo: Zoo, facts: dict[str, Any], rows: list[tuple[str, str, list[dict
     drawn = [
         [np.mean([each[how] for each in found]) for how in CONDITIONS] for _, _, found in rows if len(found) > 1
     ]
+    drawn = [each for each in drawn if max(each) > ABOVE_CHANCE]
     noise = sum(by_noise > as_drawn for as_drawn, by_noise, _ in drawn)
     images = sum(by_images > by_noise for _, by_noise, by_images in drawn)
     lines = [
@@ -97,9 +99,9 @@ def report(zoo: Zoo, facts: dict[str, Any], rows: list[tuple[str, str, list[dict
         lines.append(f"| {what} | {space} | {words} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Of {len(drawn)} kinds of samples, statistics measured on images do better than on noise in {images}, and "
-        f"statistics measured on noise better than drawn ones in {noise}. Networks whose statistics fit them already",
-        "(the anchors as they are) lose by noise: it is for samples when there are no images, and for nothing else.",
+        f"Of {len(drawn)} kinds of samples above chance, statistics measured on images do better than on noise in",
+        f"{images}, and measured on noise better than drawn ones in {noise}. Networks whose statistics fit already",
+        "(the anchors and their decodings) lose by noise: it is for samples, when there are no images.",
     ]
     return "\n".join([*lines, ""])
 
