@@ -41,6 +41,9 @@ _CONDITIONS: dict[Condition, str] = {
     "noise": "Measured on noise",
     "none": "As drawn",
 }
+_CHOSEN_ON_TEST = (
+    " The anchors were chosen by their results on these test images, so their own accuracy is no held-out score."
+)
 _REQUEST = "sample_request"
 _EPOCHS = (0, 1, 2, 5, 25)
 
@@ -203,6 +206,7 @@ def _worth(now: Current, drawn: Drawn) -> None:
     show_caption(
         "Novelty and diversity in radians; agreement: same answers as the nearest training model; error overlap: "
         "shared errors as a part of the errors of either; ensemble: accuracy of the group's mean probabilities."
+        + (_CHOSEN_ON_TEST if drawn.prepared.record["anchors"]["chosen_on_test_images"] else "")
     )
     if frontier is not None:
         frontier_table(frontier)

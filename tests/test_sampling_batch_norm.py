@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from sane_engine import Refusal, Zoo
-from sane_engine.sampling import prepare, sample, task_of
-from sane_engine.sampling.batch_norm import condition, has_batch_norm, noise_like_images
+from sane_engine.sampling import batch_norm, evaluation, prepare, sample, task_of
+from sane_engine.sampling.batch_norm import (
+    condition,
+    condition_for,
+    conditioning,
+    has_batch_norm,
+    noise_like_images,
+)  # fmt: skip
+from sane_engine.sampling.evaluation import evaluate_samples
 from sane_engine.sampling.fine_tuning import fine_tune
-from sane_engine.sampling.sampling import draw_samples
-from sane_engine.sampling.task import Task, task_from
+from sane_engine.sampling.novelty import Reference
+from sane_engine.sampling.sampling import draw_samples, draw_vectors
+from sane_engine.sampling.spaces import decode_models
+from sane_engine.sampling.targets import sample_target
+from sane_engine.sampling.task import Images, Task, evenly_spaced, task_from
 from sane_engine.zoo.architectures import ResNetSpec, build
 from sane_engine.zoo.datasets import load_dataset
 from sane_engine.zoo.initialisation import initialise
@@ -94,6 +108,81 @@ def test_noise_looks_a_little_like_images() -> None:
     assert float(images.mean()) == pytest.approx(0, abs=1e-4) and float(images.std()) == pytest.approx(1, abs=1e-3)
     neighbours = (images[..., 1:] * images[..., :-1]).mean()
     assert float(neighbours) > 0.4
+
+
+def test_statistics_come_from_images_of_every_class(task: Task, zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def look(module: torch.nn.Module, stacked: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        seen.append(images)
+        return stacked
+
+    order = task.fit.labels.argsort()
+    in_order = replace(task, fit=Images(task.fit.images[order], task.fit.labels[order]))
+    monkeypatch.setattr(batch_norm, "condition", look)
+    condition_for(in_order, zoo.stacked([0]), "images")
+    assert len(seen[0]) == 512 and torch.equal(seen[0][-1], in_order.fit.images[-1])
+    measure = conditioning(zoo)
+    assert measure is not None
+    dataset = load_dataset("digits", image_size=14)
+    assert torch.equal(measure.keywords["images"][-1], dataset.train_images[-1])  # type: ignore[attr-defined]
+
+
+def test_noise_is_that_of_the_seed(task: Task, zoo: Zoo) -> None:
+    prepared = prepare(None, zoo, anchors=range(8), method="gaussian", space="weights", condition="noise", seed=3)
+    made = decode_models(prepared.space, draw_vectors(prepared, 1))
+    own = condition_for(task, made, "noise", seed=3)[0]
+    assert torch.equal(draw_samples(prepared, 1)[0].tensors["bn1.running_mean"], own["bn1.running_mean"][0])
+    assert not torch.equal(
+        own["bn1.running_mean"], condition_for(task, made, "noise", seed=0)[0]["bn1.running_mean"]
+    )
+
+
+def test_a_target_is_conditioned_like_the_anchors_own(task: Task, zoo: Zoo) -> None:
+    prepared = prepare(None, zoo, anchors=range(8), method="gaussian", space="weights", seed=1)
+    for one, other in zip(sample_target(prepared, SPEC.to_json(), 2), draw_samples(prepared, 2), strict=True):
+        assert one.provenance["batch_norm"] == other.provenance["batch_norm"]
+        for name in (name for name, tensor in one.tensors.items() if tensor.is_floating_point()):
+            torch.testing.assert_close(one.tensors[name], other.tensors[name], rtol=1e-3, atol=1e-4)
+    deeper = ResNetSpec(widths=(4, 6), blocks=(2, 1))
+    made = sample_target(prepared, deeper.to_json(), 1)[0].tensors
+    first = torch.nn.functional.conv2d(
+        task.fit.images[evenly_spaced(len(task.fit), 512)], made["conv1.weight"], padding=1
+    )
+    torch.testing.assert_close(made["bn1.running_mean"], first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    foreign = ResNetSpec(input_shape=(1, 12, 12), widths=(4, 6), blocks=(1, 1))
+    assert sample_target(prepared, foreign.to_json(), 1)[0].provenance["batch_norm"] == "as sampled"
+
+
+def test_controls_and_references_are_conditioned_too(task: Task, zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(None, zoo, anchors=range(8), method="gaussian", space="pca", seed=1)
+    samples = draw_samples(prepared, 2)
+    known: list[Reference] = []
+    scored: list[tuple[str, dict[str, Tensor]]] = []
+    measure = evaluation._measure
+
+    def keep(group: str, names: list[str], stacked: dict[str, Tensor], *rest: Any) -> Any:
+        known.append(rest[2])
+        scored.append((group, stacked))
+        return measure(group, names, stacked, *rest)
+
+    monkeypatch.setattr(evaluation, "_measure", keep)
+    evaluate_samples(samples, prepared, zoo, twin=False)
+    images = task.fit.images[evenly_spaced(len(task.fit), 512)]
+    decoded = {name: tensor[8:] for name, tensor in known[0].stacked.items()}
+    assert len(decoded["bn1.running_mean"]) == 8
+    assert sum(group.startswith("random") for group, _ in scored) == 2
+    for what in (decoded, *(stacked for group, stacked in scored if group != "anchors")):
+        mean = torch.nn.functional.conv2d(images, what["conv1.weight"][0], padding=1).mean((0, 2, 3))
+        torch.testing.assert_close(what["bn1.running_mean"][0], mean, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["trained", "refined"])
+def test_networks_are_not_tuned_with_statistics_that_change_afterwards(zoo: Zoo, method: str) -> None:
+    for how in ("auto", "none"):
+        with pytest.raises(Refusal) as refusal:
+            prepare(None, zoo, anchors=range(8), method=method, space="weights", condition=how)
+        assert refusal.value.code == "batch-norm"
 
 
 def test_residual_networks_are_fine_tuned(task: Task, zoo: Zoo) -> None:

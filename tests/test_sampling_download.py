@@ -205,6 +205,21 @@ def test_command_line_refuses_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_written_definition_has_the_activation_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo = sane_zoos.symmetric_zoo()
+    relu = zoo.with_columns(activation="relu")
+    mixed = zoo.with_columns(activation=["tanh", "relu"] * (len(zoo) // 2))
+    for one, says in ((relu, "F.relu"), (mixed, None), (zoo, "torch.tanh")):
+        one.save(tmp_path / "zoo")
+        arguments = ["sample", str(tmp_path / "zoo"), "--space", "weights", "--anchors", 'split == "train"']
+        assert main([*arguments, "--n", "1", "--quiet", "--out", str(tmp_path / "out")]) == 0
+        capsys.readouterr()
+        written = tmp_path / "out" / "model.py"
+        assert (says in written.read_text()) if says else not written.exists()
+
+
 def test_a_query_may_be_longer_than_a_file_name() -> None:
     query = "test_accuracy > 0." + "9" * 300
     assert _anchors(query) == query

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from sane_engine import Refusal, Zoo, load_zoo
 from sane_engine.progress import Cancelled
-from sane_engine.sampling import prepare, task_of
+from sane_engine.sampling import method_of, prepare, task_of
+from sane_engine.sampling.conditional import _folds
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.evaluation import ANCHORS, MEAN, SAMPLES, TWIN, evaluate_samples
 from sane_engine.sampling.fine_tuning import _Traced, fine_tune
@@ -19,7 +22,7 @@ from sane_engine.sampling.frame import frame_of, unstack
 from sane_engine.sampling.novelty import agreement, reference_of
 from sane_engine.sampling.sampling import draw_samples
 from sane_engine.sampling.spaces import space_of
-from sane_engine.sampling.task import Images, task_from_module
+from sane_engine.sampling.task import Images, evenly_spaced, task_from_module
 from sane_engine.zoo.architectures import build
 from sane_engine.zoo.datasets import load_dataset
 
@@ -117,6 +120,84 @@ def test_both_trainers_take_the_same_steps(digits: Zoo) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(stacked.values(), digits.stacked([30, 31, 32]).values(), strict=True)
     )
+
+
+def test_training_models_that_are_not_finite_are_left_out_and_counted(digits: Zoo) -> None:
+    stacked = digits.stacked()
+    stacked["fc1.weight"][[20, 25]] = torch.nan
+    stacked["conv1.bias"][31] = torch.inf
+    more = {"architecture": digits.architecture, "provenance": digits.provenance}
+    broken = Zoo.from_stacked("broken", digits.table, stacked, **more)
+    whole = np.setdiff1d(np.arange(len(digits)), [20, 25, 31])
+    whole_zoo = digits.select(whole)
+    for align in ("never", "always"):
+        arguments = {"anchors": range(20), "space": "pca", "method": "conditional", "align": align, "seed": 3}
+        prepared, wanted = prepare(None, broken, **arguments), prepare(None, whole_zoo, **arguments)
+        assert str(prepared.record["alignment"]).count("2 training checkpoints left out") == 1
+        assert "left out" not in str(wanted.record["alignment"])
+        for one, other in zip(draw_samples(prepared, 2), draw_samples(wanted, 2), strict=True):
+            assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+    found = evaluate_samples(draw_samples(prepared, 2), prepared, broken, twin=False)
+    assert np.isfinite(found.table["novelty"]).all() and np.isfinite(found.distances["angle"]).all()
+
+
+def test_anchors_of_several_activations_are_refused(digits: Zoo) -> None:
+    mixed = digits.with_columns(activation=["tanh"] * 20 + ["relu"] * 15)
+    for anchors in (range(30), "top 100 %"):
+        with pytest.raises(Refusal) as refusal:
+            prepare(None, mixed, anchors=anchors, space="weights")
+        assert refusal.value.code == "mixed-activations"
+    own = prepare(None, mixed, anchors=range(20, 30), space="weights").task
+    assert own is not None and own.activation == "relu"
+    # Of files nobody knows it: they are drawn from, and not scored.
+    assert prepare(None, mixed, anchors=[digits.tensors(0), digits.tensors(1)], space="weights").task is None
+
+
+def test_the_record_says_whether_anchors_were_chosen_on_the_test_images(digits: Zoo) -> None:
+    for anchors, by_test in (
+        ("top 50 %", True),
+        ("test_loss < 9", True),
+        ("bottom 5 by generalisation_gap", True),
+        ("top 5 by train_accuracy", False),
+        ("epoch == 25", False),
+        (range(5), False),
+    ):
+        record = prepare(None, digits, anchors=anchors, space="weights").record
+        assert record["anchors"]["chosen_on_test_images"] is by_test
+
+
+def test_some_images_of_a_set_in_order_are_of_every_class(digits: Zoo) -> None:
+    task = task_of(digits)
+    order = task.validation.labels.argsort()
+    task = replace(task, validation=Images(task.validation.images[order], task.validation.labels[order]))
+    seen: list[Tensor] = []
+    own = task.run
+
+    def run(stacked: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        seen.append(images)
+        return own(stacked, images)
+
+    subsampled = method_of("subsampled", {"candidates": 2})
+    prepared = prepare(
+        None, digits, anchors=range(9), space="weights", method=subsampled, task=replace(task, run=run)
+    )
+    draw_samples(prepared, 1)
+    assert len(torch.cat(seen)) == 256
+    last = task.validation.images[-1]
+    assert any(torch.equal(image, last) for image in torch.cat(seen))
+    assert evenly_spaced(5, 9).tolist() == [0, 1, 2, 3, 4] and evenly_spaced(60_000, 3).tolist() == [
+        0,
+        30_000,
+        59_999,
+    ]
+
+
+def test_a_probe_is_chosen_on_models_it_has_not_seen() -> None:
+    groups = np.repeat([f"m{i}" for i in range(7)], 4)
+    folds = _folds(groups)
+    assert folds is not None and len(folds) == 5
+    assert all(not set(groups[fit]) & set(groups[held]) for fit, held in folds)
+    assert _folds(groups[:4]) is None
 
 
 class Tied(torch.nn.Module):

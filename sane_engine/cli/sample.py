@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from sane_engine.sampling.evaluation import evaluate_samples
     from sane_engine.sampling.sampling import draw_samples, prepare
     from sane_engine.sampling.targets import sample_target
+    from sane_engine.sampling.task import architecture_of
     from sane_engine.sane import load_encoder
     from sane_engine.zoo import load_zoo
 
@@ -116,7 +117,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "curves": curves,
     }
     if arguments.out is not None:
-        architecture = target or (prepared.task.architecture if prepared.task is not None else zoo.architecture)
+        own = architecture_of(zoo, prepared.anchors.rows) if prepared.task is None else prepared.task.architecture
+        architecture = target or own
         files = bundle(samples, architecture=architecture, format=arguments.format)
         (write_zip if zipped else write_folder)(files, arguments.out)
         report["out"] = arguments.out

@@ -8,7 +8,7 @@ noise that looks a little like images where there are none (as in REPAIR, Jordan
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.spaces import Space, decode_models
-from sane_engine.sampling.task import Task
+from sane_engine.sampling.task import Task, evenly_spaced
 
 if TYPE_CHECKING:
     from sane_engine.zoo import Zoo
@@ -34,9 +34,9 @@ IMAGES = 512
 _BATCH = 128
 
 
-def has_batch_norm(stacked: Mapping[str, Tensor]) -> bool:
-    """Whether tensors hold running statistics."""
-    return any(name.endswith("running_mean") for name in stacked)
+def has_batch_norm(names: Iterable[str]) -> bool:
+    """Whether tensors, by their names, hold running statistics."""
+    return any(name.endswith("running_mean") for name in names)
 
 
 def module_of(task: Task) -> nn.Module | None:
@@ -120,7 +120,8 @@ def conditioning(
         return None
     architecture, dataset = data_of_zoo(zoo)
     module = build(architecture if activation is None else replace(architecture, activation=activation))
-    return partial(condition, module, images=dataset.train_images[:IMAGES], cancelled=cancelled)
+    some = evenly_spaced(len(dataset.train_images), IMAGES)
+    return partial(condition, module, images=dataset.train_images[some], cancelled=cancelled)
 
 
 def condition_for(
@@ -140,7 +141,7 @@ def condition_for(
     if how == "noise":
         images = noise_like_images(tuple(task.fit.images.shape[1:]), seed=seed)
         return condition(module, stacked, images), f"measured on {len(images)} images of noise"
-    images = task.fit.images[:IMAGES]
+    images = task.fit.images[evenly_spaced(len(task.fit), IMAGES)]
     return condition(module, stacked, images), f"measured on {len(images)} images of {task.name}, without labels"
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import stop_if
 from sane_engine.sampling.draws import Context, Method, Sampler
-from sane_engine.sampling.frame import training_rows
+from sane_engine.sampling.frame import finite_stack, training_rows
 from sane_engine.sampling.kde import KernelDensity
 from sane_engine.sampling.spaces import encode_models
 
 _LOGARITHMS = ("learning_rate", "weight_decay", "train_loss", "test_loss")
 _MOST_ROWS = 4000
+_FOLDS = 5
 _REGULARISATIONS = np.logspace(-2, 5, 15)
 
 
@@ -63,20 +64,32 @@ class Conditional:
             )
         chosen = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).astype(np.int64)
         stop_if(context.cancelled)
-        vectors = encode_models(context.space, zoo.stacked(rows[chosen])).flatten(1).double()
+        finite, stacked = finite_stack(zoo, rows[chosen])
+        chosen = chosen[np.isin(rows[chosen], finite)]
+        vectors = encode_models(context.space, stacked).flatten(1).double()
         mean = vectors.mean(dim=0)
         _, values, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
         keep = values[: self.rank] > 1e-9 * values[0]
         directions = directions[: self.rank][keep]
         deviation = values[: self.rank][keep] / len(vectors) ** 0.5
         scores = ((vectors - mean) @ directions.T / deviation).numpy()
-        probe = RidgeCV(alphas=_REGULARISATIONS).fit(scores, known[chosen])
+        groups = zoo.table[zoo.group_column].to_numpy()[rows[chosen]]
+        probe = RidgeCV(alphas=_REGULARISATIONS, cv=_folds(groups), scoring="neg_mean_squared_error")
+        probe.fit(scores, known[chosen])
         weights = torch.from_numpy(np.asarray(probe.coef_, dtype=np.float64))
         # Back to the space: reading a prediction off a vector, and moving a vector by one unit of prediction.
         read = (weights / deviation) @ directions
         move = (weights * deviation) @ directions / weights.square().sum().clamp_min(1e-12)
         aim = float(_scaled(self.target, pd.Series([self.value]))[0])
         return SteeredSampler(self.base.fit(context), mean, read, move, float(probe.intercept_), aim)
+
+
+def _folds(groups: NDArray[Any]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]] | None:
+    """Folds that keep the checkpoints of a model together: one would give the others away."""
+    from sklearn.model_selection import GroupKFold
+
+    count = min(_FOLDS, len(set(groups.tolist())))
+    return list(GroupKFold(count).split(groups, groups=groups)) if count > 1 else None
 
 
 def _scaled(target: str, values: pd.Series[Any]) -> NDArray[np.float64]:

@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
 from sane_engine.sampling.batch_norm import condition_for, networks
 from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
 from sane_engine.sampling.fine_tuning import best_learning_rate, fine_tune
-from sane_engine.sampling.frame import training_rows, unstack
+from sane_engine.sampling.frame import finite_stack, training_rows, unstack
 from sane_engine.sampling.novelty import Reference, agreement, reference_of
 from sane_engine.sampling.sampling import Prepared, Sample, draw_vectors, prepare
 from sane_engine.sampling.selection import required
@@ -104,8 +105,10 @@ def evaluate_samples(
     seed = int(prepared.record["seed"])
     row = prepared.row
     reference = reference or reference_of(
-        zoo, prepared.space.frame, [prepared.space], row=row, anchors=prepared.anchors, cancelled=cancelled
-    )
+        zoo, prepared.space.frame, [prepared.space], row=row, anchors=prepared.anchors,
+        decode=lambda space, vectors: networks(space, vectors, task, prepared.condition, seed=seed)[0],
+        cancelled=cancelled,
+    )  # fmt: skip
     groups = _groups(samples, prepared, zoo, encoder, seed, twin, cancelled)
     models = _models_of(prepared, zoo)
     tables, summaries, curves = [], [], []
@@ -165,8 +168,8 @@ def _groups(
     where = torch.from_numpy(some)
     names = [anchors.names[i] for i in some.tolist()]
     groups[ANCHORS] = (names, once_each(anchors.stacked, lambda _, tensor: tensor[where]))
-    groups[DECODED] = (names, networks(space, prepared.vectors[where], task, prepared.condition)[0])
-    mean = condition_for(task, mean_network(space, anchors.stacked), prepared.condition)[0]
+    groups[DECODED] = (names, networks(space, prepared.vectors[where], task, prepared.condition, seed=seed)[0])
+    mean = condition_for(task, mean_network(space, anchors.stacked), prepared.condition, seed=seed)[0]
     groups[MEAN] = (["mean"], mean)
     if twin and space.name != "weights":
         stop_if(cancelled)
@@ -174,10 +177,13 @@ def _groups(
             encoder, zoo, anchors=_again(prepared), method=prepared.method, seed=seed, task=task, space="weights",
             condition=prepared.condition, fitted=space_of("weights", space.frame), cancelled=cancelled,
         )  # fmt: skip
-        drawn = networks(other.space, draw_vectors(other, n, cancelled=cancelled), task, prepared.condition)[0]
+        vectors = draw_vectors(other, n, cancelled=cancelled)
+        drawn = networks(other.space, vectors, task, prepared.condition, seed=seed)[0]
         groups[TWIN] = ([f"twin {number}" for number in range(n)], drawn)
     for scheme in SCHEMES:
         random = random_networks(task, anchors.stacked, scheme, n, seed=seed)
+        # Statistics measured as the samples' are, or norms would tell the two apart.
+        random = condition_for(task, random, prepared.condition, seed=seed)[0]
         groups[f"random ({scheme.replace('_', ' ')})"] = ([f"{scheme} {number}" for number in range(n)], random)
     return groups
 
@@ -263,8 +269,11 @@ def known_distances(
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_HELD_OUT)).astype(np.int64)]
         if not len(rows):
             continue
+        try:
+            rows, stacked = finite_stack(zoo, rows)
+        except Refusal:
+            continue
         own = [str(g) for g in table[zoo.group_column].iloc[rows]]
-        stacked = zoo.stacked(rows)
         found = reference.nearest(stacked, own=own, cancelled=cancelled)
         parts.append(pd.DataFrame({"kind": kind, "angle": found.angle}))
         if kind == "training" and len(rows) > 1:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sane.normalisation import fit_statistics, structure
-from sane_engine.sane.training_set import Rows, token_batch
+from sane_engine.sane.training_set import Rows
 from sane_engine.symmetry import Symmetry, align_zoo, symmetry_of_zoo
 from sane_engine.ties import once_each
 from sane_engine.tokens import Layout, tokenize_batch
@@ -119,7 +119,7 @@ def frame_of(
     """
     size = encoder.config.token_size if encoder is not None else TOKEN_SIZE
     rows = training_rows(zoo, row)
-    first = token_batch(zoo, rows[:1], size)
+    first = tokenize_batch(zoo.stacked(rows[:1]), size)
     layout = first.layout
     stop_if(cancelled)
     symmetry, reference, notes = _alignment(zoo, rows, layout, encoder, align)
@@ -127,7 +127,9 @@ def frame_of(
     if encoder is not None and encoder.normalizer.knows(layout):
         statistics = encoder.normalizer.normalise(first.tokens, layout)[1]
     else:
-        stacked = zoo.stacked(_evenly(rows, layout))
+        read = _evenly(rows, layout)
+        finite, stacked = finite_stack(zoo, read)
+        notes = with_note(notes, len(read) - len(finite))
         if symmetry is not None:
             stacked = _aligned(stacked, reference, symmetry)
         statistics = fit_statistics([tokenize_batch(stacked, size)])
@@ -153,6 +155,29 @@ def training_rows(zoo: Zoo, row: int) -> Rows:
     return rows if len(rows) else members
 
 
+def finite_stack(zoo: Zoo, rows: Rows) -> tuple[Rows, dict[str, Tensor]]:
+    """Those of the rows whose weights are finite, and their tensors: one that is not would spoil every mean.
+
+    Raises:
+        Refusal: There is none (``non-finite-weights``).
+    """
+    stacked = zoo.stacked(rows)
+    finite = torch.ones(len(rows), dtype=torch.bool)
+    for tensor in stacked.values():
+        finite &= tensor.reshape(len(rows), -1).isfinite().all(dim=1)
+    if bool(finite.all()):
+        return rows, stacked
+    if not bool(finite.any()):
+        raise Refusal("non-finite-weights", "No training model has finite weights.", "Choose another zoo.")
+    return rows[finite.numpy()], once_each(stacked, lambda _, tensor: tensor[finite])
+
+
+def with_note(notes: tuple[str, ...], left_out: int) -> tuple[str, ...]:
+    """Notes that say how many training rows are left out, once."""
+    note = f"{left_out} training checkpoints left out: weights that are not finite"
+    return notes if not left_out or note in notes else (*notes, note)
+
+
 def _evenly(rows: Rows, layout: Layout) -> Rows:
     most = max(2, MOST_TRAINING_ENTRIES // (layout.n_tokens * layout.token_size))
     if len(rows) <= most:
@@ -172,9 +197,11 @@ def _alignment(
     symmetry = symmetry_of_zoo(zoo, int(rows[0]))
     if symmetry.is_trivial:
         return None, {}, (f"not aligned: {'; '.join(symmetry.notes) or 'nothing can change places'}",)
-    stacked = zoo.stacked(_evenly(rows, layout))
+    read = _evenly(rows, layout)
+    finite, stacked = finite_stack(zoo, read)
     named = {name: stacked[name].float() for name in symmetry.tensors}
-    return symmetry, _mean_of_aligned(named, symmetry), ("aligned to the mean of the training models",)
+    notes = with_note(("aligned to the mean of the training models",), len(read) - len(finite))
+    return symmetry, _mean_of_aligned(named, symmetry), notes
 
 
 def _of_encoder(encoder: Sane | None, layout: Layout) -> tuple[Symmetry, dict[str, Tensor]] | None:
@@ -201,4 +228,4 @@ def unstack(stacked: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     return once_each(stacked, lambda _, tensor: tensor[index].detach().clone())
 
 
-__all__ = ["Align", "Frame", "frame_of", "training_rows", "unstack"]
+__all__ = ["Align", "Frame", "finite_stack", "frame_of", "training_rows", "unstack", "with_note"]

@@ -7,7 +7,7 @@ because a network with its hidden units reshuffled is the same network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sane_engine.progress import CancelCheck, stop_if
-from sane_engine.sampling.frame import Frame, training_rows
+from sane_engine.sampling.frame import Frame, finite_stack, training_rows
 from sane_engine.sampling.spaces import Space, decode_models, encode_models
 from sane_engine.symmetry import Symmetry, align_zoo, symmetry_of_zoo
 from sane_engine.ties import once_each
@@ -126,6 +126,7 @@ def reference_of(
     *,
     row: int,
     anchors: Anchors | None = None,
+    decode: Callable[[Space, Tensor], Stacked] = decode_models,
     cancelled: CancelCheck | None = None,
 ) -> Reference:
     """The training models of one layout and their decodings through some spaces.
@@ -136,6 +137,7 @@ def reference_of(
         spaces: Through which they are sent and back; the weights themselves add nothing.
         row: Any row of the layout.
         anchors: Added to them, should some not be training models.
+        decode: How vectors become networks: as those that are compared, should their norms be measured again.
         cancelled: Asked between steps.
     """
     rows = training_rows(zoo, row)
@@ -144,7 +146,7 @@ def reference_of(
     if len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
     table = zoo.table
-    raw = zoo.stacked(rows)
+    rows, raw = finite_stack(zoo, rows)
     names = [f"{table['model'].iloc[r]} epoch {table['epoch'].iloc[r]}" for r in rows.tolist()]
     groups = [str(g) for g in table[zoo.group_column].iloc[rows]]
     if anchors is not None:
@@ -163,7 +165,7 @@ def reference_of(
     for space in spaces:
         if space.name != "weights":
             stop_if(cancelled)
-            stacks.append(decode_models(space, encode_models(space, raw)))
+            stacks.append(dict(decode(space, encode_models(space, raw))))
     tokenised = [slot.name for slot in frame.layout.slots if slot.view]
     stacked = once_each(stacks[0], lambda name, _: torch.cat([stack[name] for stack in stacks]))
     labels = [*names, *(f"{name}, decoded" for _ in stacks[1:] for name in names)]

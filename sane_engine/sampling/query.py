@@ -33,6 +33,7 @@ LARGEST_INTEGER = 2**63 - 1
 _TOP = re.compile(
     r"\s*(?P<end>top|bottom)\s+(?P<n>\d+(?:\.\d+)?)\s*(?P<share>%)?(?:\s+by\s+(?P<column>\w+))?\s*", re.I
 )
+_OF_TEST_IMAGES = ("test_accuracy", "test_loss", "generalisation_gap")
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -64,6 +65,14 @@ def matching_rows(table: pd.DataFrame, query: str) -> NDArray[np.int64]:
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
         raise _bad("the query has too many parts")
     return np.flatnonzero(_condition(tree.body, table)).astype(np.int64)
+
+
+def by_test_images(query: str) -> bool:
+    """Whether a query chooses models by results on the test images, on which samples are scored as well."""
+    found = _TOP.fullmatch(query)
+    if found:
+        return (found["column"] or "test_accuracy") in _OF_TEST_IMAGES
+    return any(column in query for column in _OF_TEST_IMAGES)
 
 
 def _best(table: pd.DataFrame, found: re.Match[str]) -> NDArray[np.int64]:

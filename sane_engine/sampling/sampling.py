@@ -18,6 +18,7 @@ from sane_engine.sampling.batch_norm import CONDITIONS, Condition, networks
 from sane_engine.sampling.draws import Context, Method, Sampler, generator_of
 from sane_engine.sampling.frame import Align, Frame, frame_of, unstack
 from sane_engine.sampling.methods import described, method_of, name_of
+from sane_engine.sampling.query import by_test_images
 from sane_engine.sampling.spaces import Space, SpaceName, encode_models, space_of
 from sane_engine.sampling.task import Task, task_of
 
@@ -195,6 +196,7 @@ def prepare(
             "names": list(chosen.names[:_NAMED_ANCHORS]),
             "rows": None if chosen.rows is None else chosen.rows[:_NAMED_ANCHORS].tolist(),
             "digest": chosen.digest,
+            "chosen_on_test_images": isinstance(anchors, str) and by_test_images(anchors),
         },
         "alignment": "; ".join(fitted.frame.notes),
         "zoo": {"name": zoo.name, "weights_digest": zoo.weights_digest},
@@ -221,7 +223,8 @@ def draw_samples(
 ) -> list[Sample]:
     """The first ``n`` draws as models with their record."""
     vectors = draw_vectors(prepared, n, progress=progress, cancelled=cancelled)
-    stacked, note = networks(prepared.space, vectors, prepared.task, prepared.condition)
+    seed = int(prepared.record["seed"])
+    stacked, note = networks(prepared.space, vectors, prepared.task, prepared.condition, seed=seed)
     return samples_of({**prepared.record, "batch_norm": note}, stacked)
 
 
@@ -236,10 +239,17 @@ def samples_of(record: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> list
 
 
 def _known_task(zoo: Zoo, anchors: Anchors) -> Task | None:
-    """The zoo's own task, or ``None`` where it does not say or cannot be had here."""
+    """The zoo's own task, or ``None`` where it does not say or cannot be had here.
+
+    Raises:
+        Refusal: The anchors compute with several activations (``mixed-activations``).
+    """
     try:
         return task_of(zoo, anchors.rows)
-    except ValueError:
+    except ValueError as error:
+        # Of files nobody knows the activation; rows of several give samples that belong to none.
+        if anchors.rows is not None and isinstance(error, Refusal) and error.code == "mixed-activations":
+            raise
         return None
 
 

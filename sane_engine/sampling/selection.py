@@ -13,7 +13,7 @@ from sane_engine.sampling.batch_norm import Condition, networks
 from sane_engine.sampling.draws import Context, Method, Sampler, drawn
 from sane_engine.sampling.kde import KernelDensity
 from sane_engine.sampling.spaces import Space
-from sane_engine.sampling.task import Images, Task
+from sane_engine.sampling.task import Images, Task, evenly_spaced
 
 IMAGES = 256
 """Validation images that draws are compared on."""
@@ -34,9 +34,10 @@ def required(task: Task | None) -> Task:
     return task
 
 
-def _losses(space: Space, task: Task, vectors: Tensor, condition: Condition) -> Tensor:
-    part = Images(task.validation.images[:IMAGES], task.validation.labels[:IMAGES])
-    return task.score(networks(space, vectors, task, condition)[0], part)[1]
+def _losses(space: Space, task: Task, vectors: Tensor, condition: Condition, seed: int) -> Tensor:
+    some = evenly_spaced(len(task.validation), IMAGES)
+    part = Images(task.validation.images[some], task.validation.labels[some])
+    return task.score(networks(space, vectors, task, condition, seed=seed)[0], part)[1]
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ class BestOf:
 
     def __init__(self, base: Sampler, context: Context, candidates: int) -> None:
         self._base, self._space, self._task = base, context.space, required(context.task)
-        self._condition, self._candidates = context.condition, max(1, candidates)
+        self._condition, self._candidates, self._seed = context.condition, max(1, candidates), context.seed
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """The best of some draws."""
         vectors = torch.stack([self._base.draw(generator) for _ in range(self._candidates)])
-        return vectors[int(_losses(self._space, self._task, vectors, self._condition).argmin())]
+        losses = _losses(self._space, self._task, vectors, self._condition, self._seed)
+        return vectors[int(losses.argmin())]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Bootstrapped:
         for number in range(self.rounds):
             stop_if(context.cancelled)
             vectors = drawn(sampler, context.seed, 0, self.population, "bootstrap", number)
-            order = _losses(context.space, task, vectors, context.condition).argsort(stable=True)
+            losses = _losses(context.space, task, vectors, context.condition, context.seed)
+            order = losses.argsort(stable=True)
             sampler = self.base.fit(replace(context, vectors=vectors[order[: max(2, self.keep)]]))
             context.progress(number + 1, self.rounds, "bootstrapping")
         return BestOf(sampler, context, self.candidates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
-from sane_engine.sampling.frame import Frame, training_rows
+from sane_engine.sampling.frame import Frame, finite_stack, training_rows, with_note
 from sane_engine.sane.embedding import encode_tokens
 from sane_engine.sane.positions import positions_for
 from sane_engine.sane.windows import map_windows, plan_windows
@@ -184,7 +185,9 @@ def space_of(
     stop_if(cancelled)
     width = components or (encoder.config.latent if encoder is not None else COMPONENTS)
     rows = training_rows(zoo, row)
-    return PcaSpace(frame, frame.tokens(frame.align(zoo.stacked(rows))), width)
+    finite, stacked = finite_stack(zoo, rows)
+    frame = replace(frame, notes=with_note(frame.notes, len(rows) - len(finite)))
+    return PcaSpace(frame, frame.tokens(frame.align(stacked)), width)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, Progress, no_progress, stop_if
+from sane_engine.sampling.batch_norm import condition_for, has_batch_norm
 from sane_engine.sampling.draws import generator_of
 from sane_engine.sampling.frame import Frame
 from sane_engine.sampling.sampling import Prepared, Sample, samples_of
@@ -187,4 +188,9 @@ def sample_target(
             fresh = initialise(spec, "kaiming_uniform", derived_seed(seed, "target", number))
             for name in head.members:
                 stacked[name][number] = fresh[name]
-    return samples_of({**prepared.record, "target": dict(architecture), "new_head": new_head}, stacked)
+    task, note = prepared.task, "as sampled" if has_batch_norm(stacked) else "no batch norm"
+    if task is not None and tuple(task.fit.images.shape[1:]) == tuple(spec.input_shape):
+        own_task = replace(task, architecture=architecture, module=None)
+        stacked, note = condition_for(own_task, stacked, prepared.condition, seed=seed)
+    record = {**prepared.record, "target": dict(architecture), "new_head": new_head, "batch_norm": note}
+    return samples_of(record, stacked)

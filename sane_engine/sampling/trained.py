@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.progress import stop_if
+from sane_engine.sampling.batch_norm import has_batch_norm
 from sane_engine.sampling.draws import Context, Method, Sampler, generator_of, spread
 from sane_engine.sampling.gaussian import ShrunkGaussian
 from sane_engine.sampling.kde import KernelDensity
@@ -43,7 +45,7 @@ class Trained:
 
     def fit(self, context: Context) -> MappedSampler:
         """Tune the map."""
-        task, base = required(context.task), self.base.fit(context)
+        task, base = _descendable(context), self.base.fit(context)
         _, n, k = context.vectors.shape
         result = MappedSampler(base, context.vectors, torch.zeros(n, k, k), torch.zeros(n, k))
         parameters = [result.matrix.requires_grad_(), result.shift.requires_grad_()]
@@ -117,7 +119,7 @@ class Refined:
 
     def fit(self, context: Context) -> RefiningSampler:
         """Fit the base."""
-        return RefiningSampler(self, self.base.fit(context), context, required(context.task))
+        return RefiningSampler(self, self.base.fit(context), context, _descendable(context))
 
 
 class RefiningSampler:
@@ -140,6 +142,22 @@ class RefiningSampler:
             torch.autograd.backward(loss.mean() + self._parameters.closeness * move.square().mean(), inputs=[move])
             optimiser.step()
         return (drawn + move * self._scale).detach()[0]
+
+
+def _descendable(context: Context) -> Task:
+    """The task, whose loss must be that of the networks as they will be run.
+
+    Raises:
+        Refusal: Running statistics, which are measured after the draw, stand between (``batch-norm``), or there is
+            no task.
+    """
+    if has_batch_norm(slot.name for slot in context.space.frame.layout.slots):
+        raise Refusal(
+            "batch-norm",
+            "This method cannot tune networks with batch norm: their statistics are measured after the draw.",
+            "Use subsampled, or one of the methods that only look at weights.",
+        )
+    return required(context.task)
 
 
 def _task_loss(space: Space, task: Task, vectors: Tensor, images: int, generator: torch.Generator) -> Tensor:

@@ -98,6 +98,6 @@ def activation_of(zoo: Zoo, rows: Sequence[int] = ()) -> str:
         raise Refusal(
             "mixed-activations",
             f"These networks compute with different activations ({', '.join(names)}).",
-            "Take two with the same.",
+            "Take some with the same.",
         )
     return names[0]
