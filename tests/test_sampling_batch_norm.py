@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sane_engine import Refusal, Zoo
+from sane_engine.progress import Cancelled
 from sane_engine.sampling import batch_norm, evaluation, prepare, sample, task_of
 from sane_engine.sampling.batch_norm import (
     condition,
@@ -113,7 +114,7 @@ def test_noise_looks_a_little_like_images() -> None:
 def test_statistics_come_from_images_of_every_class(task: Task, zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    def look(module: torch.nn.Module, stacked: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    def look(module: torch.nn.Module, stacked: dict[str, Tensor], images: Tensor, **rest: Any) -> dict[str, Tensor]:
         seen.append(images)
         return stacked
 
@@ -122,6 +123,9 @@ def test_statistics_come_from_images_of_every_class(task: Task, zoo: Zoo, monkey
     monkeypatch.setattr(batch_norm, "condition", look)
     condition_for(in_order, zoo.stacked([0]), "images")
     assert len(seen[0]) == 512 and torch.equal(seen[0][-1], in_order.fit.images[-1])
+    monkeypatch.undo()
+    with pytest.raises(Cancelled):
+        condition_for(task, zoo.stacked([0]), "images", cancelled=lambda: True)
     measure = conditioning(zoo)
     assert measure is not None
     dataset = load_dataset("digits", image_size=14)

@@ -125,7 +125,12 @@ def conditioning(
 
 
 def condition_for(
-    task: Task, stacked: Mapping[str, Tensor], how: Condition, *, seed: int = 0
+    task: Task,
+    stacked: Mapping[str, Tensor],
+    how: Condition,
+    *,
+    seed: int = 0,
+    cancelled: CancelCheck | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """Networks ready to be run, and what was done, in words for the record.
 
@@ -134,22 +139,31 @@ def condition_for(
         stacked: Tensor name → ``[m, …]``.
         how: ``"auto"`` takes the task's images, ``"noise"`` none of them, ``"none"`` leaves the sampled statistics.
         seed: Of the noise.
+        cancelled: Asked before each network that is measured.
     """
     module = module_of(task) if has_batch_norm(stacked) and how != "none" else None
     if module is None:
         return dict(stacked), "as sampled" if has_batch_norm(stacked) else "no batch norm"
     if how == "noise":
         images = noise_like_images(tuple(task.fit.images.shape[1:]), seed=seed)
-        return condition(module, stacked, images), f"measured on {len(images)} images of noise"
+        measured = condition(module, stacked, images, cancelled=cancelled)
+        return measured, f"measured on {len(images)} images of noise"
     images = task.fit.images[evenly_spaced(len(task.fit), IMAGES)]
-    return condition(module, stacked, images), f"measured on {len(images)} images of {task.name}, without labels"
+    measured = condition(module, stacked, images, cancelled=cancelled)
+    return measured, f"measured on {len(images)} images of {task.name}, without labels"
 
 
 def networks(
-    space: Space, vectors: Tensor, task: Task | None, how: Condition, *, seed: int = 0
+    space: Space,
+    vectors: Tensor,
+    task: Task | None,
+    how: Condition,
+    *,
+    seed: int = 0,
+    cancelled: CancelCheck | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """Vectors ``[m, n, k]`` as networks that can be run, and what was done for their batch norm, in words."""
     stacked = decode_models(space, vectors)
     if task is None:
         return stacked, "as sampled" if has_batch_norm(stacked) else "no batch norm"
-    return condition_for(task, stacked, how, seed=seed)
+    return condition_for(task, stacked, how, seed=seed, cancelled=cancelled)

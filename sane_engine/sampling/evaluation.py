@@ -106,7 +106,9 @@ def evaluate_samples(
     row = prepared.row
     reference = reference or reference_of(
         zoo, prepared.space.frame, [prepared.space], row=row, anchors=prepared.anchors,
-        decode=lambda space, vectors: networks(space, vectors, task, prepared.condition, seed=seed)[0],
+        decode=lambda space, vectors: networks(
+            space, vectors, task, prepared.condition, seed=seed, cancelled=cancelled
+        )[0],
         cancelled=cancelled,
     )  # fmt: skip
     groups = _groups(samples, prepared, zoo, encoder, seed, twin, cancelled)

@@ -224,7 +224,8 @@ def draw_samples(
     """The first ``n`` draws as models with their record."""
     vectors = draw_vectors(prepared, n, progress=progress, cancelled=cancelled)
     seed = int(prepared.record["seed"])
-    stacked, note = networks(prepared.space, vectors, prepared.task, prepared.condition, seed=seed)
+    how = prepared.condition
+    stacked, note = networks(prepared.space, vectors, prepared.task, how, seed=seed, cancelled=cancelled)
     return samples_of({**prepared.record, "batch_norm": note}, stacked)
 
 

@@ -191,6 +191,6 @@ def sample_target(
     task, note = prepared.task, "as sampled" if has_batch_norm(stacked) else "no batch norm"
     if task is not None and tuple(task.fit.images.shape[1:]) == tuple(spec.input_shape):
         own_task = replace(task, architecture=architecture, module=None)
-        stacked, note = condition_for(own_task, stacked, prepared.condition, seed=seed)
+        stacked, note = condition_for(own_task, stacked, prepared.condition, seed=seed, cancelled=cancelled)
     record = {**prepared.record, "target": dict(architecture), "new_head": new_head, "batch_norm": note}
     return samples_of(record, stacked)

@@ -104,6 +104,18 @@ def test_scores_stand_beside_their_controls() -> None:
     assert sampling_run.remembered(request) is drawn
 
 
+def test_the_page_says_where_anchors_were_chosen_on_the_test_images(empty_app: Open, tmp_path: Path) -> None:
+    whole = load_zoo(ROOT / "assets" / "zoos" / "digits")
+    whole.select(np.flatnonzero(whole.table["epoch"] == 25)[:12]).save(tmp_path / "zoos" / "some")
+    shown = empty_app("sample", zoo="some")
+    shown.number_input(key="sample_n").set_value(2)
+    for query, said in (("top 50 %", True), ("epoch == 25", False)):
+        shown.text_input(key="sample_query").set_value(query)
+        shown = draw(shown)
+        assert_healthy(shown)
+        assert ("no held-out score" in texts(shown)) is said
+
+
 def test_a_click_on_the_map_decodes_the_place(app: Open) -> None:
     shown = app("sample", zoo="tiny")
     assert "No place is chosen" in texts(shown)
