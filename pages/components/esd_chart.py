@@ -22,6 +22,8 @@ _AXES: dict[View, str] = {
     "density": "spectral density ρ(λ) (per unit of λ)",
     "tail": "eigenvalues ≥ λ (fraction)",
 }
+# This share of the smallest eigenvalues may lie left of the axis, if they are far away; zooming out shows them.
+_FEW = 0.03
 _Array = np.ndarray[Any, Any]
 
 
@@ -59,7 +61,7 @@ def esd_figure(spectra: Sequence[LayerSpectrum], view: View, *, colours: Palette
     for item in spectra:
         colour = colours.category(item.colour)
         if view == "density":
-            heights.append(_bars(figure, item, colour, opacity=0.28 if alone else 0.08))
+            heights.append(_bars(figure, item, colour, opacity=0.28 if alone else 0))
         else:
             heights.append(_staircase(figure, item, colour))
     if alone:
@@ -71,8 +73,8 @@ def esd_figure(spectra: Sequence[LayerSpectrum], view: View, *, colours: Palette
     drawn = np.concatenate(heights)
     low, high = np.log10(drawn[drawn > 0].min()), np.log10(drawn.max())
     margin = 0.08 * max(high - low, 1.0)
-    every = np.concatenate([item.esd.positive for item in spectra])
-    left, right = np.log10(every.min()), np.log10(every.max())
+    left = np.log10(min(_left(item.esd.positive) for item in spectra))
+    right = np.log10(max(item.esd.positive[-1] for item in spectra))
     pad = 0.03 * max(right - left, 1.0)
     figure.update_xaxes(
         type="log",
@@ -84,11 +86,20 @@ def esd_figure(spectra: Sequence[LayerSpectrum], view: View, *, colours: Palette
     return figure
 
 
+def _left(values: _Array) -> float:
+    """Where the axis begins: square matrices have a few eigenvalues many decades below all others."""
+    lowest = float(np.quantile(values, _FEW))
+    return lowest if values[0] < lowest / 10 else float(values[0])
+
+
 def _bars(figure: go.Figure, item: LayerSpectrum, colour: str, *, opacity: float) -> _Array:
     values = item.esd.positive
     bins = int(np.clip(2 * len(values) ** 0.5, 8, 60))
     # One eigenvalue, or all of them equal, still need a bin with a width.
-    edges = np.geomspace(values[0] * 0.999, values[-1] * 1.001, bins + 1)
+    left, right = _left(values) * 0.999, values[-1] * 1.001
+    edges = np.geomspace(left, right, bins + 1)
+    if values[0] < left:
+        edges = np.concatenate([[values[0] * 0.999], edges])
     density = log_histogram(item.esd, edges)
     # An empty bin is zero, which a logarithmic axis has no place for: its floor lies far below the axis.
     floor = density[density > 0].min() * 1e-6
@@ -98,12 +109,12 @@ def _bars(figure: go.Figure, item: LayerSpectrum, colour: str, *, opacity: float
         y=np.concatenate([[floor], np.repeat(tops, 2), [floor]]),
         mode="lines",
         line={"color": colour, "width": 1.5},
-        fill="tozeroy",
+        fill="tozeroy" if opacity else None,
         fillcolor=transparent(colour, opacity),
         name=_legend(item),
         hovertemplate=f"{in_plot(item.name)}<br>λ %{{x:.3g}}<br>density %{{y:.3g}}<extra></extra>",
     )
-    return density
+    return density[-bins:]
 
 
 def _staircase(figure: go.Figure, item: LayerSpectrum, colour: str) -> _Array:

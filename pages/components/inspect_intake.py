@@ -144,6 +144,7 @@ def _model_of_the_zoo(now: Current | None) -> list[Inspected]:
         names,
         key=state.OPENED_MODEL,
         persist_state="session",
+        placeholder="none",
         format_func=lambda row: "none" if row is None else one_line(now.name_of(row)),
     )
     if row is None:

@@ -29,7 +29,6 @@ def on_the_map(models: Sequence[Inspected], chosen: Inspected, now: Current, kno
         now: The zoo.
         known: Its embeddings.
     """
-    st.subheader("On the map", anchor=False)
     found = placement(list(models), now)
     if found is None:
         explain("None of these networks could be embedded, so none is on the map.", "The reason stands above.")

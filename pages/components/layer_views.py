@@ -151,14 +151,16 @@ def _on_click(chart: str) -> None:
 
 
 def _chosen_place(curves: Mapping[str, Sequence[Curve]], depths: Mapping[str, int] | None) -> float | None:
-    """Where the layer whose spectrum is shown stands; networks of several architectures may not agree."""
+    """Where the layer whose spectrum is shown stands, in the highlighted network or wherever all agree."""
     name = st.session_state.get(state.SPECTRUM)
-    found = {
+    group = sorted(curves.get("weightwatcher", ()), key=lambda curve: not curve.pinned)
+    found = [
         int(layer) if depths is None else int(layer) / max(depths[curve.name], 1)
-        for curve in curves.get("weightwatcher", ())
+        for curve in group
         for layer in curve.table.loc[curve.table["name"] == name, "layer"]
-    }
-    return found.pop() if len(found) == 1 else None
+    ]
+    highlighted = group and group[0].pinned and name in set(group[0].table["name"])
+    return found[0] if highlighted or len(set(found)) == 1 else None
 
 
 def _visible(curves: Mapping[str, Sequence[Curve]], shown: str) -> tuple[dict[str, list[Curve]], str]:
@@ -228,7 +230,10 @@ def merge_views(views: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         said = {item.name: item.label for item in FEATURES.get(kind, ())}
         title = _SHORT.get(kind, kind)
         columns = [c for c in map(str, part) if c not in {"layer", "name"}]
-        names = {c: f"{title} · {said.get(c, _OTHER.get(c, c))}" for c in columns}
+        # What stands in brackets, a table takes for a unit.
+        names = {
+            c: f"{title} · {said.get(c, _OTHER.get(c, c)).replace(' (', ', ').replace(')', '')}" for c in columns
+        }
         if "reason" in names:
             reasons[names["reason"]] = _TITLES.get(kind, kind)
         part = part.rename(columns=names)

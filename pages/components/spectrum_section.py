@@ -178,6 +178,8 @@ def _caption(shown: Sequence[LayerSpectrum], layer: str, having: int, networks: 
         said += f" · a matrix of {long:,} × {short:,}"
     hidden = sum(len(item.esd.eigenvalues) - len(item.esd.positive) for item in shown)
     said += f" · {hidden} are zero and not drawn" if hidden else ""
+    lowest = min(float(item.esd.positive[0]) for item in shown)
+    said += f" · the smallest is {three(lowest)}" if lowest < 1e-3 * first.eigenvalues[-1] else ""
     if len(shown) < having:
         said += f" · the first {len(shown)} of {having} networks that have this layer"
     elif having < networks:

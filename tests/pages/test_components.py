@@ -101,10 +101,11 @@ def test_bands_are_the_quantiles_of_each_layer() -> None:
 
 def test_layer_tables_keep_every_reason() -> None:
     one = pd.DataFrame({"layer": [0, 1], "name": ["a", "b"], "alpha": [2.0, np.nan], "reason": ["", "too small"]})
+    one.insert(3, "alpha_weighted", [1.0, np.nan])
     other = pd.DataFrame({"layer": [0, 1], "name": ["a", "b"], "norm": [1.0, 2.0], "reason": ["", ""]})
     merged = merge_views({"weightwatcher": one, "sane": other})
     assert merged["why not"].tolist() == ["", "WeightWatcher: too small"]
-    assert {"WW · alpha", "SANE · embedding norm"} <= set(merged)
+    assert {"WW · alpha", "WW · alpha, weighted", "SANE · embedding norm"} <= set(merged)
 
 
 def test_memory_computes_once_for_all_who_ask_and_forgets_failures() -> None:

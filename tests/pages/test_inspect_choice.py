@@ -49,6 +49,8 @@ def test_at_most_eight_networks_are_drawn_and_all_are_on_offer(app: Open) -> Non
     assert "8 of 10" in picker.label
     assert f"{MOST_SHOWN} curves" in texts(shown)
     assert not shown.tabs
+    headings = [heading.value for heading in shown.subheader]
+    assert len(set(headings)) == len(headings)
 
 
 @pytest.mark.usefixtures("quick")

@@ -117,6 +117,16 @@ def test_every_spectrum_with_an_eigenvalue_can_be_drawn(matrix: torch.Tensor, vi
             assert np.isfinite(trace.y).all() and (np.asarray(trace.y) > 0).all()
 
 
+def test_a_few_far_eigenvalues_lie_left_of_the_axis_and_are_still_counted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = esd({"a.weight": torch.randn(64, 64, 3, 3, generator=generator)}, "a")
+    figure = esd_figure([LayerSpectrum("a", found, None, 0)], "density", colours=palette("light"))
+    begins = 10 ** figure.layout.xaxis.range[0]
+    assert found.eigenvalues[0] < begins < np.quantile(found.eigenvalues, 0.04)
+    edges, tops = np.asarray(figure.data[0].x)[::2], np.asarray(figure.data[0].y)[1:-1:2]
+    assert (np.diff(edges) * tops).sum() == pytest.approx(1, rel=1e-3)
+
+
 def test_the_drawn_histogram_has_the_area_of_its_positive_eigenvalues() -> None:
     found = esd({"a.weight": torch.randn(40, 60, generator=torch.Generator().manual_seed(0))}, "a")
     (bars, *_) = esd_figure([LayerSpectrum("a", found, None, 0)], "density", colours=palette("light")).data
