@@ -77,6 +77,14 @@ def remembered(request: Request) -> Drawn | None:
 
 def draw(now: Current, request: Request, progress: Progress) -> Drawn:
     """Draw and score."""
+    # On two threads these small products take five times the processor's time.
+    from sane_engine.zoo.training import one_thread
+
+    with one_thread():
+        return _draw(now, request, progress)
+
+
+def _draw(now: Current, request: Request, progress: Progress) -> Drawn:
     from sane_engine.sampling import draw_samples, evaluate_samples, prepare
 
     encoder = get_encoder(request.encoder) if request.encoder is not None else None
@@ -114,7 +122,9 @@ def traced(now: Current, encoder: str | None, space: SpaceName, rows: tuple[int,
     from sane_engine.sampling.spaces import space_of
     from sane_engine.sampling.task import task_of
     from sane_engine.sampling.tracing import trace
+    from sane_engine.zoo.training import one_thread
 
+    @one_thread()
     def make() -> Trace:
         network = get_encoder(encoder) if encoder is not None else None
         frame = frame_of(now.zoo, rows[0], encoder=network)
@@ -136,7 +146,9 @@ def placed(
     from sane_engine.sampling.placing import decode_place, shares_at
     from sane_engine.sampling.spaces import space_of
     from sane_engine.sampling.task import task_of
+    from sane_engine.zoo.training import one_thread
 
+    @one_thread()
     def make() -> Placed:
         nearest = int(shares_at(coordinates, place)[0][0])
         members = next(group for group in now.zoo.layout_groups() if nearest in group)
