@@ -33,6 +33,7 @@ from sane_engine.zoo.training import one_thread
 
 ZOOS = ("digits", "digits-independent")
 METHODS = ("kde-token", "subsampled", "bootstrapped")
+TRAINED_IN = ("weights", "latents")
 EPOCHS = (0, 1, 5)
 TUNED = 12
 """Networks that are fine-tuned a seed."""
@@ -110,8 +111,7 @@ def collect(bench: Bench, name: str, arguments: argparse.Namespace) -> dict[str,
     for start in ("latents", "weights", *SCHEMES):
         found["tuned", start] = [keep(partial(tuned, bench, start, s), tuned=start, seed=s) for s in seeds]
     rows = []
-    # The control that matters least comes last.
-    for space in ("weights", "latents", "pca"):
+    for space in TRAINED_IN:
         for seed in seeds:
             for level in LEVELS[name]["trained"]:
                 key = key_of(bench, "trained", space, level, seed, arguments.n)
@@ -179,7 +179,7 @@ def _novel_and_good(found: dict[str, Any], facts: dict[str, float], shared: bool
     )  # fmt: skip
     lines = []
     for words, novelty, goal in goals:
-        for space in SPACES:
+        for space in TRAINED_IN:
             own = found["trained"][found["trained"]["space"] == space]
             values = [at_novelty(group, novelty) for _, group in own.groupby("seed")]
             reached = np.isfinite(values)
