@@ -83,7 +83,8 @@ def _line(row: dict[str, Any], *, bold: bool) -> str:
         name,
         row["probe"],
         f"{row['inner_tau']:.2f}",
-        f"{found['tau']:.2f} ({found['low']:.2f} to {found['high']:.2f})",
+        f"{found['tau']:.2f}"
+        + (f" ({found['low']:.2f} to {found['high']:.2f})" if found["low"] == found["low"] else ""),
         f"{found['tau_good']:.2f}",
         f"{found['mae_good']:.4f}",
         f"{found['covered']:.0%}",

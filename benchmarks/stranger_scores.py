@@ -41,17 +41,20 @@ class Scores:
     width: float
 
 
-def score(truth: NDArray[np.float64], groups: NDArray[np.object_], found: Fitted, seed: int = 0) -> Scores:
-    """Score predictions of strangers with true accuracies ``[n]`` in groups ``[n]``."""
+def score(
+    truth: NDArray[np.float64], groups: NDArray[np.object_], found: Fitted, *, draws: int = DRAWS, seed: int = 0
+) -> Scores:
+    """Score predictions of strangers with true accuracies ``[n]`` in groups ``[n]``; without draws no interval."""
     from scipy.stats import kendalltau
 
     members = [np.flatnonzero(groups == group) for group in sorted(set(groups.tolist()))]
     random = np.random.default_rng(seed)
     drawn = []
-    for _ in range(DRAWS):
+    for _ in range(draws):
         rows = np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
         drawn.append(float(kendalltau(truth[rows], found.value[rows]).statistic))
-    low, high = np.nanquantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    tail = (1 - _LEVEL) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail]) if drawn else (np.nan, np.nan)
     good = truth > _GOOD
     covered, flagged = (found.low <= truth) & (truth <= found.high), found.outside > 1
     return Scores(
