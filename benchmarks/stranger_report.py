@@ -22,18 +22,19 @@ in the zoo. Which representation and which probe is decided on the zoo alone, by
 (optimiser, initialisation, learning rate) that are held out, of models with that start: the column
 *zoo*. The configuration must contain the agreement on noise, since nothing else says whether a network
 does the zoo's task at all. The strangers' accuracies take no part in it. The τ of the strangers has a
-95 % bootstrap interval over groups; of what is trained, the mean of {seeds} seeds is shown. *Flagged*
-is what lies outside of what the zoo knows; intervals are of 90 %, from residuals on held-out recipes."""
+95 % bootstrap interval over groups; seeds of what is trained: {seeds}. *Flagged* is what lies outside
+of what the zoo knows; intervals are of 90 %, from residuals on held-out recipes."""
 
 
-_TRIED = """The agreement on noise was found on zoos of other networks (`digits-independent`, `mnist`). On this
-zoo, when it had 17, 30 and 45 models, representations and probes were compared by the column *zoo* and
-nothing else. On the way the probes that are fitted on models with PyTorch's own start were added, and the
-column was made one of such models, because people who publish a tutorial's network leave its start as it
-is; and intervals came to count every model once. The strangers' features were looked at three times without
-their accuracies: how their ranges differ from the zoo's, and twice which of them count as outside; after the
-first of these, what is outside was measured by the zoo's networks that learnt something, instead of all,
-among them one that had diverged. The list of the strangers' accuracies had been seen when the work began; it
+_TRIED = """The agreement on noise was found on zoos of other networks (`digits-independent`, `mnist`). On this zoo,
+when it had 17, 30 and 45 models, representations and probes were compared by the column *zoo* and
+nothing else. On the way the probes that are fitted on models with PyTorch's own start were added, and
+the column was made one of such models, because people who publish a tutorial's network leave its start
+as it is; and intervals came to count every model once. The strangers' features were looked at three
+times without their accuracies: how their ranges differ from the zoo's, and twice which of them count as
+outside; after the first of these, what is outside was measured by the zoo's networks that learnt
+something, instead of all, among them some that had diverged, and after the second the configuration had
+to contain the agreement. The list of the strangers' accuracies had been seen when the work began; it
 was set against predictions once, by the command above."""
 
 

@@ -95,7 +95,7 @@ def main() -> None:
         "strangers_digest": strangers.digest,
         "seeds": arguments.seeds,
         "commit": commit(),
-        "command": f"python -m benchmarks.strangers {' '.join(sys.argv[1:])}",
+        "command": _command(arguments),
         "chosen": {key: chosen[key] for key in ("name", "probe")},
         "trivial": {"zoo_tau": _own_tau(zoo), "tau": trivial.tau, "low": trivial.low, "high": trivial.high},
         "rows": rows,
@@ -187,6 +187,13 @@ def _features(name: str, seed: int, zoo: Zoo, strangers: Zoo) -> tuple[np.ndarra
         kept = np.load(path)
         _MADE[key] = (kept["zoo"], kept["strangers"])
     return _MADE[key]
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What makes the numbers again, without where this machine keeps its files."""
+    named = [word for name in arguments.representation or [] for word in ("--representation", name)]
+    words = [Path(arguments.zoo).name, arguments.folder.name, *named, "--seeds", str(arguments.seeds)]
+    return " ".join(["python -m benchmarks.strangers", *words])
 
 
 def _inner(row: dict[str, Any]) -> float:
