@@ -12,7 +12,6 @@ All numbers stay the same when hidden units change places, or signs behind an od
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sane.consensus import AGREEMENT, KINDS, Consensus, noise_images
 from sane_engine.sane.noise_behaviour import runnable
 from sane_engine.sane.normalisation import structure
+from sane_engine.sane.remembered import Remembered, keys_of
 from sane_engine.tokens import TokenBatch, detokenize_batch, layout_of
 from sane_engine.zoo.architectures import as_architecture
 
@@ -47,7 +47,7 @@ KEPT = 6000
 
 _COMPARED = 40
 _LARGEST = 1e4
-_kept: dict[bytes, tuple[Tensor, Tensor]] = {}
+_known = Remembered(KEPT)
 
 
 @dataclass(frozen=True)
@@ -159,18 +159,13 @@ def _compared(logits: Tensor) -> Tensor:
 def _answers(architecture: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Numbers ``[m, k]`` and logits ``[m, images, classes]`` of networks, those met before from memory."""
     stacked = {name: stacked[name] for name in as_architecture(architecture).shapes}
-    keys = _keys(architecture, stacked)
-    missing = [place for place, key in enumerate(keys) if key not in _kept]
-    made: dict[bytes, tuple[Tensor, Tensor]] = {}
-    for first in range(0, len(missing), MODELS_AT_ONCE):
-        places = missing[first : first + MODELS_AT_ONCE]
-        numbers, logits = _run(architecture, floats({name: tensor[places] for name, tensor in stacked.items()}))
-        made |= {keys[place]: (numbers[i].clone(), logits[i].clone()) for i, place in enumerate(places)}
-    found = [made.get(key) or _kept[key] for key in keys]
-    _kept.update(made)
-    while len(_kept) > KEPT:
-        _kept.pop(next(iter(_kept)))
-    return torch.stack([numbers for numbers, _ in found]), torch.stack([logits for _, logits in found])
+    keys = keys_of(json.dumps(architecture, sort_keys=True), list(stacked.values()))
+
+    def make(places: list[int]) -> tuple[Tensor, Tensor]:
+        return _run(architecture, floats({name: tensor[places] for name, tensor in stacked.items()}))
+
+    numbers, logits = _known.rows(keys, make, MODELS_AT_ONCE)
+    return numbers, logits
 
 
 def _run(description: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -181,15 +176,3 @@ def _run(description: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> tuple
     parts = [[out[:, first : first + INPUTS] for out in outputs] for first in range(0, 3 * INPUTS, INPUTS)]
     numbers = answers(parts, stacked, signs=False)
     return numbers, torch.nan_to_num(outputs[-1].clamp(-_LARGEST, _LARGEST)).contiguous()
-
-
-def _keys(architecture: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> list[bytes]:
-    start = json.dumps(architecture, sort_keys=True).encode()
-    arrays = [np.ascontiguousarray(tensor.float().numpy()) for tensor in stacked.values()]
-    keys = []
-    for row in range(len(arrays[0])):
-        state = hashlib.sha256(start)
-        for array in arrays:
-            state.update(array[row].tobytes())
-        keys.append(state.digest())
-    return keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from sane_engine.sane.layer_summaries import OF_WEIGHTS, STATISTICS, layer_statistics, summarise
 from sane_engine.sane.noise_behaviour import BEHAVIOUR, noise_behaviour
 from sane_engine.sane.normalisation import structure
+from sane_engine.sane.remembered import Remembered, keys_of
 from sane_engine.tokens import Layout, TokenBatch, detokenize_batch
 
 SUMMARY = OF_WEIGHTS + BEHAVIOUR
@@ -24,6 +25,9 @@ def summary_width(*, universal: bool) -> int:
 
 
 _CLIP = 5.0
+# Numbers of a network beyond which its summaries are not kept in memory.
+_LARGEST_KNOWN = 1 << 16
+_known = Remembered(8000)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Scale:
 
 _UNFITTED = Scale(torch.zeros(()), torch.ones(()))
 """Of an encoder that was never trained: numbers as they are."""
+
+
+def _of_weights(batch: TokenBatch) -> Tensor:
+    """:func:`summarise`, which takes longer than all else that is made of small networks."""
+    if batch.tokens[0].numel() > _LARGEST_KNOWN:
+        return summarise(batch)
+    context = f"{structure(batch.layout)} {batch.layout.token_size}"
+    keys = keys_of(context, [batch.tokens])
+    (found,) = _known.rows(keys, lambda places: (summarise(replace(batch, tokens=batch.tokens[places])),), 256)
+    return found
 
 
 def fit_scale(values: Tensor) -> Scale:
@@ -74,7 +88,7 @@ class Summariser:
         """Summaries ``[m, L, SUMMARY]`` as they are; NaN where unknown."""
         if self.universal:
             return layer_statistics(batch).float()
-        weights = summarise(batch)
+        weights = _of_weights(batch)
         architecture = self.architectures.get(structure(batch.layout))
         if architecture is None:
             return torch.nn.functional.pad(weights, (0, BEHAVIOUR), value=torch.nan)
