@@ -1,76 +1,67 @@
-"""Fifty files, one after the other, dropped on the Inspect page and taken away: what the server's memory does.
+"""One file after the other dropped on the page Inspect and taken away: what the server's memory does.
 
-``python -m benchmarks.uploads [--uploads 50] [--megabytes 20]`` drives the app in Chromium and prints the resident
-memory of the server before the first upload (after a small one that loads the libraries), along the way, and at the
-end.
+``python -m benchmarks.uploads [--uploads 100] [--megabytes 20]`` speaks Streamlit's protocol
+(:mod:`benchmarks.app_client`): a file is sent as a browser sends it, the page is drawn, and the file is taken off
+again. Printed is the resident memory of the server and its children before the first upload (after some small ones,
+which load the libraries), along the way, and at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+import asyncio
 import tempfile
 from pathlib import Path
 
-import torch
-from playwright.sync_api import Page, sync_playwright
-from safetensors.torch import save_file
+import numpy as np
+import psutil
+from safetensors.numpy import save
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
-from running_app import FLAGS, chromium, server
+from benchmarks.app_client import Session
+from benchmarks.sessions import memory, server_process
+from tests.browser.running_app import server
 
-
-def memory(port: str) -> float:
-    """Resident memory of the server that listens on this port, in MiB."""
-    for process in Path("/proc").iterdir():
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0") if process.name.isdigit() else []
-        except OSError:
-            continue
-        if b"streamlit" in command and port.encode() in command:
-            pages = int((process / "statm").read_text(encoding="ascii").split()[1])
-            return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    raise RuntimeError("the server is not there")
+_WARM = 3
 
 
-def drop(page: Page, path: Path) -> None:
-    """Upload one file, wait for its card, and take it off the page."""
-    page.locator("input[type=file]").last.set_input_files(str(path))
-    page.get_by_text("Container", exact=True).first.wait_for(timeout=120_000)
-    page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for(timeout=120_000)
-    page.locator('[class*="st-key-remove-"] button').first.click()
-    page.get_by_text("Nothing to inspect yet.").wait_for(timeout=120_000)
+async def drop(session: Session, content: bytes, name: str) -> None:
+    """Upload one file, wait until the page has drawn it, and take it off the page."""
+    run = await session.run()
+    (uploader,) = (each for each in run.elements["file_uploader"] if each.label.startswith("Drop"))
+    run = await session.run(await session.upload(uploader.id, name, content))
+    shown = [each for each in run.elements["button"] if each.help == "Take this file off the page"]
+    assert len(shown) == 1, [each.label for each in run.elements["button"]]
+    session.widgets.pop(uploader.id)
+    run = await session.click(shown[0].id)
+    assert not run.problem, run.problem
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.uploads", description=__doc__)
-    parser.add_argument("--uploads", type=int, default=50)
-    parser.add_argument("--megabytes", type=int, default=20)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="uploads-") as name, sync_playwright() as playwright:
-        folder = Path(name)
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        with server(folder) as address:
-            port = address.rsplit(":", 1)[1]
-            page = browser.new_page()
-            page.goto(f"{address}/inspect")
-            for number in range(-1, arguments.uploads):
-                count = arguments.megabytes * 125_000 if number >= 0 else 1000
-                # Integers: no view computes on them, so the upload is what is measured.
-                path = folder / f"net-{number}.safetensors"
-                save_file({"buffer": torch.full((count,), number)}, path)
-                drop(page, path)
-                path.unlink()
-                if number == -1:
-                    start = memory(port)
-                    print(f"before: {start:.0f} MiB", flush=True)
-                elif (number + 1) % 10 == 0 or number == 0:
-                    now = memory(port)
-                    done = f"after {number + 1} of {arguments.megabytes} MB"
-                    print(f"{done}: {now:.0f} MiB ({now - start:+.0f})", flush=True)
-        browser.close()
+async def main(address: str, process: psutil.Process, uploads: int, megabytes: int) -> None:
+    """Upload, and say what the memory is."""
+    session = await Session(address, page="inspect").open()
+    for number in range(_WARM):
+        weights = np.full((30, 40), number + 1, np.float32)
+        await drop(session, save({"fc.weight": weights}), f"small-{number}.safetensors")
+    await asyncio.sleep(10)  # the warm-up behind the first page
+    start = memory(process)
+    print(f"before: {start / 2**20:.0f} MiB", flush=True)
+    for number in range(1, uploads + 1):
+        # Integers: no view computes on them, so the upload is what is measured.
+        await drop(session, save({"buffer": np.full(megabytes * 125_000, number)}), f"net-{number}.safetensors")
+        if number == 1 or number % 10 == 0:
+            now = memory(process)
+            done = f"after {number} of {megabytes} MB"
+            print(f"{done}: {now / 2**20:.0f} MiB ({(now - start) / 2**20:+.0f})", flush=True)
+    await session.close()
+    await asyncio.sleep(5)
+    now = memory(process)
+    print(f"session closed: {now / 2**20:.0f} MiB ({(now - start) / 2**20:+.0f})", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.uploads", description=__doc__)
+    parser.add_argument("--uploads", type=int, default=100)
+    parser.add_argument("--megabytes", type=int, default=20)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="uploads-") as place, server(Path(place)) as running:
+        asyncio.run(main(running, server_process(running), chosen.uploads, chosen.megabytes))

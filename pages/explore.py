@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,16 @@ from pages.components.choices import choose_property
 from pages.components.current import Current, current, embedded
 from pages.components.hover import hover_texts
 from pages.components.labels import accuracy_columns, in_plot, short_label
-from pages.components.library import Atlas, atlas
+from pages.components.library import Atlas, atlas, digest_of, drawn_once
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.selection_panel import selection_panel
 from pages.components.show import caption_and_downloads, config_of, show_caption, three
 from sane_engine.demo import Level
 from sane_engine.projection import Projection
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 LEVELS, METHODS, GESTURES = ("Models", "Layers"), ("UMAP", "PCA"), ("Lasso", "Box", "Click")
 _DRAGGING = {"Lasso": "lasso", "Box": "select", "Click": "pan"}
@@ -144,8 +147,6 @@ def _on_gesture(chart: str) -> None:
 def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
     colour = st.session_state[state.COLOUR]
     shown = _shown_rows(now.zoo.table)
-    points = _points(now, drawn, colour)
-    points = points[shown[points["row"]] & np.isfinite(points["x"])].reset_index(drop=True)
     controls = st.container(horizontal=True, vertical_alignment="center", gap="medium")
     state.keep_valid(state.GESTURE, GESTURES)
     controls.segmented_control(
@@ -178,7 +179,8 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
             type="tertiary",
         )
     # What the chart itself selected is not drawn into it again: see state.select.
-    shown_rows = set(points["row"])
+    there = shown[drawn.rows] & np.isfinite(drawn.projection.coordinates[:, 0])
+    shown_rows = set(drawn.rows[there].tolist())
     seed = set(st.session_state.setdefault("map_seed", now.selected)) & set(now.selected) & shown_rows
     absent = len(set(now.selected) - shown_rows)
     projection = drawn.projection
@@ -187,18 +189,29 @@ def _map(now: Current, drawn: Atlas, search: str, n_foreign: int) -> None:
     if projection.explained is not None:
         first, second = (f"{100 * share:.3g} % of variance" for share in projection.explained)
         axes = (f"PC 1 ({first})", f"PC 2 ({second})")
-    figure = map_figure(
-        points,
-        colour,
-        numeric=colour != "layer_name" and now.zoo.kind(colour) == "numeric",
-        axes=axes,
-        colours=palette(),
-        chosen=seed,
-        dragmode=_DRAGGING[st.session_state[state.GESTURE]],
-        pinned=now.pinned,
-        found=found,
-        trajectories=_trajectories(points, now.zoo.table, set(now.selected)) if with_paths and now.selected else [],
-    )
+    colours, dragmode = palette(), _DRAGGING[st.session_state[state.GESTURE]]
+    paths = now.selected if with_paths else ()
+
+    def make() -> tuple[pd.DataFrame, go.Figure]:
+        points = _points(now, drawn, colour)
+        points = points[there].reset_index(drop=True)
+        figure = map_figure(
+            points,
+            colour,
+            numeric=colour != "layer_name" and now.zoo.kind(colour) == "numeric",
+            axes=axes,
+            colours=colours,
+            chosen=seed,
+            dragmode=dragmode,
+            pinned=now.pinned,
+            found=found,
+            trajectories=_trajectories(points, now.zoo.table, set(paths)) if paths else [],
+        )
+        return points, figure
+
+    what = (digest_of(now.zoo), projection.vectors_digest, projection.method, projection.seed, axes)
+    how = (colour, colours, dragmode, st.session_state[state.EPOCH])
+    points, figure = drawn_once((*what, *how, frozenset(seed), now.pinned, tuple(found), paths), make)
     chart = f"map-{st.session_state.get('map_drawing', 0)}"
     st.plotly_chart(
         figure,

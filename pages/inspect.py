@@ -31,6 +31,7 @@ from pages.components.networks import Networks
 from pages.components.spectrum_section import Network, offered_layers, spectrum_section
 from pages.components.symmetry_section import follow, symmetry_section
 from pages.components.working import working
+from sane_engine.checkpoint import Refusal
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
 from sane_engine.sane.encoder_file import UNIVERSAL
@@ -120,6 +121,8 @@ def _views(model: Inspected, now: Current | None, progress: Progress) -> dict[st
     try:
         views["weightwatcher"] = spectral(model, progress)
         views["statistics"] = model.layers["statistics"]
+    except Refusal as refusal:
+        model.problems["spectra"] = refusal
     except (ValueError, RuntimeError, OSError) as error:
         show_failure(error, f"looking at the spectra of {model.name}")
     if now is not None:

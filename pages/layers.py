@@ -12,7 +12,7 @@ from pages.components.current import Current, current, embedded
 from pages.components.labels import short_label
 from pages.components.layer_charts import Curve, bands
 from pages.components.layer_views import curve_pair, feature_pickers, layer_table
-from pages.components.library import sane_layers, spectra
+from pages.components.library import digest_of, sane_layers, spectra
 from pages.components.navigation import page
 from pages.components.networks import Networks
 from pages.components.show import one_line, show_caption, three
@@ -108,7 +108,7 @@ def main() -> None:
         for kind, view in views.items()
     }
     networks = [
-        Network(names[row], (now.zoo.digest, row), partial(now.zoo.tensors, row), left[left["row"] == row], i)
+        Network(names[row], (digest_of(now.zoo), row), partial(now.zoo.tensors, row), left[left["row"] == row], i)
         for i, row in enumerate(rows)
     ]
     offered_layers(networks)

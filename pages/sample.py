@@ -9,6 +9,7 @@ import streamlit as st
 
 from pages.components.current import Current, current, embedded
 from pages.components.errors import explain, show_failure
+from pages.components.library import digest_of
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.sampling_charts import accuracy_against_novelty, fine_tuning_curves, landing_map
@@ -133,13 +134,13 @@ def _form(now: Current) -> Request | None:
     if not st.button("Draw", type="primary", icon=":material/casino:", key="sample_draw"):
         return None
     return Request(
-        now.zoo.digest, now.encoder, anchors, method, parameters, space, int(n), int(seed), epochs, condition
+        digest_of(now.zoo), now.encoder, anchors, method, parameters, space, int(n), int(seed), epochs, condition
     )
 
 
 def _drawn(now: Current) -> Drawn | None:
     request = st.session_state.get(_REQUEST)
-    if not isinstance(request, Request) or request.zoo != now.zoo.digest:
+    if not isinstance(request, Request) or request.zoo != digest_of(now.zoo):
         explain("Nothing is drawn yet.", "Choose anchors and a method, then press Draw.")
         return None
     found = remembered(request)
@@ -182,7 +183,7 @@ def _worth(now: Current, drawn: Drawn) -> None:
         explain("The zoo does not say how to run its models, so the samples are not scored.")
         return
     summary = found.summary
-    frontier = frontier_of(now.zoo.digest)
+    frontier = frontier_of(digest_of(now.zoo))
     figure = accuracy_against_novelty(
         found.table, found.distances, palette(), frontier.best if frontier is not None else None
     )

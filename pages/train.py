@@ -12,17 +12,18 @@ from pages.components import state
 from pages.components.current import Current, current, describe
 from pages.components.encoder_form import encoder_form
 from pages.components.errors import explain, show_failure, show_refusal
-from pages.components.job_views import job_card, known_jobs
+from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs
 from pages.components.library import zoo_location
 from pages.components.navigation import link_to, page
 from pages.components.show import inert, show_caption
 from pages.components.zoo_form import zoo_form
 from sane_engine.checkpoint import Refusal
-from sane_engine.jobs import OWN_FOLDER, submit
+from sane_engine.jobs import ACTIVE, OWN_FOLDER, Job, submit
 from sane_engine.sane.encoder_file import encoder_folders
 from sane_engine.workspace import assets_root, plain_name, workspace_root
 
 ZOO, ENCODER = "A zoo", "An encoder"
+_KINDS, _AT_WORK = ("train-zoo", "pretrain"), ("running", "cancelling")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
@@ -106,15 +107,28 @@ def _free(name: str) -> str:
     return next(each for number in count(1) if (each := name if number == 1 else f"{name}-{number}") not in taken)
 
 
-def _latest() -> None:
-    """The job that this session started last, with its curves, until it is put away."""
-    name = st.session_state.get("train-job")
-    job = next((job for job in known_jobs() if job.id == name), None)
-    if job is None:
-        return
-    job_card(job, watched=True)
-    if job.state not in {"queued", "running", "cancelling"}:
-        st.button("Put away", key="train-job-seen", on_click=_put_away, icon=":material/close:", type="tertiary")
+def _shown(known: list[Job]) -> list[Job]:
+    """What is being trained, whoever started it; and what this session started last, whatever became of it."""
+    own = st.session_state.get("train-job")
+    return [job for job in known if job.id == own or (job.kind in _KINDS and job.state in _AT_WORK)]
+
+
+def _trainings() -> None:
+    """The jobs with their curves. When one has ended the page is drawn anew: what it made is in the pickers."""
+    known = known_jobs()
+    shown = _shown(known)
+    active = [job.id for job in shown if job.state in ACTIVE]
+    if set(st.session_state.get("train-active", ())) - set(active):
+        st.session_state["train-active"] = active
+        st.rerun()
+    st.session_state["train-active"] = active
+    watched = next((job for job in shown if job.state in _AT_WORK), shown[0] if shown else None)
+    for job in shown:
+        job_card(job, known, watched=job is watched)
+        if job.state not in ACTIVE:
+            st.button(
+                "Put away", key="train-job-seen", on_click=_put_away, icon=":material/close:", type="tertiary"
+            )
 
 
 def _put_away() -> None:
@@ -122,8 +136,9 @@ def _put_away() -> None:
 
 
 def main() -> None:
-    if st.session_state.get("train-job"):
-        st.fragment(_latest, run_every=2.0)()
+    if shown := _shown(known_jobs()):
+        any_active = any(job.state in ACTIVE for job in shown)
+        st.fragment(_trainings, run_every=REFRESH_SECONDS if any_active else None)()
         link_to("jobs", "All jobs", ":material/list:")
     what = st.segmented_control(
         "Train", (ZOO, ENCODER), default=ZOO, required=True, key="train-what", persist_state="session"

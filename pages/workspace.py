@@ -13,6 +13,7 @@ from pages.components.errors import explain, show_failure, show_refusal
 from pages.components.identity import size
 from pages.components.navigation import page
 from pages.components.show import file_name, inert, one_line, show_caption, show_table
+from pages.components.uploads import release
 from pages.components.working import working
 from sane_engine.checkpoint import Refusal
 from sane_engine.inventory import EXPORTABLE, Item, export_item, import_item, items, rebuild, remove_item
@@ -145,11 +146,14 @@ def _import() -> None:
         with working("Taking in the item") as progress:
             item = import_item(uploaded, progress=progress)
     except Refusal as refusal:
+        release(uploaded.file_id)  # the server would keep it with the tab, and try again at every click
         show_refusal(refusal, uploaded.name)
         return
     except OSError as error:
+        release(uploaded.file_id)
         show_failure(error, "taking in an item")
         return
+    release(uploaded.file_id)
     st.session_state["workspace-import-seen"] = uploaded.file_id
     _done(f"Took in the {item.kind.name} {item.name}.")
 

@@ -12,6 +12,7 @@ from pages.components.charts import histogram, training_curves
 from pages.components.current import Current, current
 from pages.components.errors import explain
 from pages.components.labels import counted, first_columns, label, short_label
+from pages.components.library import digest_of
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.scorecard import scorecard
@@ -43,7 +44,7 @@ def _summary(now: Current) -> None:
     said = "Split by model: " + ", ".join(f"{name} {counts[name]}" for name in known)
     show_caption(said + (f" · {len(dropped)} left out" if len(dropped) else " · no model was left out"))
     with st.expander("Where it comes from", icon=":material/history:"):
-        st.text(f"digest {now.zoo.digest}")
+        st.text(f"digest {digest_of(now.zoo)}")
         st.code(
             json.dumps(now.zoo.provenance, indent=2, default=str, ensure_ascii=False), language="json", height=240
         )
@@ -199,7 +200,7 @@ def main() -> None:
         st.subheader("Training", anchor=False)
         _training(now)
     st.subheader("Encoder", anchor=False)
-    scorecard(now.encoder, now.zoo.digest)
+    scorecard(now.encoder, digest_of(now.zoo))
     st.subheader("Checkpoints", anchor=False)
     _table(now)
 

@@ -12,6 +12,7 @@ INTERVAL = 0.5
 """Seconds between two lines; a run of a day stays below 20 MB."""
 
 _TAIL = 4096
+_HEAD = 64 * 1024
 _MEASURE = re.compile(r"^(?P<name>[^\d\W].*?) (?P<value>-?\d+(?:\.\d+)?(?:e-?\d+)?)$")
 
 
@@ -62,6 +63,17 @@ def latest(path: Path) -> Report | None:
     except OSError:
         return None
     return next((report for line in reversed(lines) if (report := _read(line)) is not None), None)
+
+
+def first(path: Path, total: int) -> Report | None:
+    """The first line that tells of finished steps out of ``total``, or None; reads only where the file begins."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_HEAD).decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = (_read(line) for line in lines)
+    return next((each for each in found if each is not None and each.done > 0 and each.total == total), None)
 
 
 def reports(path: Path, most: int = 500) -> list[Report]:

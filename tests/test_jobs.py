@@ -196,6 +196,22 @@ def test_ids_do_not_lead_elsewhere(name: str) -> None:
         jobs.find_job(name)
 
 
+def test_the_time_left_follows_from_the_steps_and_not_from_the_start(checkpoint: Path) -> None:
+    job = wait(jobs.submit(["inspect", str(checkpoint)], "Look").id, ended)
+    log = job.folder / "progress.jsonl"
+    times = [(0.0, 0, 10, "reading the zoo"), (100.0, 4, 4, "reading the zoo"), (160.0, 0, 50, "")]
+    times += [(200.0 + 2.0 * step, step, 50, "loss 0.1") for step in range(1, 21)]
+    lines = [json.dumps(dict(zip(("time", "done", "total", "message"), line, strict=True))) for line in times]
+    log.write_text("\n".join(lines) + "\n")
+    (job.folder / "ended.json").unlink()
+    (job.folder / RUNNER).write_text(json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}))
+    job = jobs.find_job(job.id)
+    assert job.state == "running" and job.begun is not None and (job.begun.done, job.begun.total) == (1, 50)
+    assert job.remaining(240.0) == 60.0 and job.remaining(250.0) == 50.0 and job.remaining(1000.0) == 0.0
+    log.write_text("\n".join(lines[:4]) + "\n")  # one step says nothing of the next
+    assert jobs.find_job(job.id).remaining(210.0) is None
+
+
 def test_progress_is_read_from_the_end_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     assert latest(path) is None and jobs.reports(path) == []

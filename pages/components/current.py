@@ -7,7 +7,7 @@ from functools import cached_property
 
 import streamlit as st
 
-from pages.components import state
+from pages.components import embed_job, state
 from pages.components.errors import explain, show_failure
 from pages.components.labels import accuracy_columns, counted
 from pages.components.library import get_zoo, kept, make_kept, zoo_choices
@@ -95,6 +95,9 @@ def embedded(now: Current) -> Precomputed | None:
     found = kept(now.key, now.encoder)
     if found is not None:
         return found
+    if len(now.zoo.table) > embed_job.AT_ONCE:
+        embed_job.embed_job(now.key, now.name, now.zoo, now.encoder)
+        return None
     wanted = f"embed-{now.key}-{now.encoder}"
     if not st.session_state.get(wanted):
         explain(

@@ -8,6 +8,7 @@ from pages.components import state
 from pages.components.current import Current
 from pages.components.errors import show_failure, show_refusal
 from pages.components.inspection import Inspected, drop, files, read, take, take_path, taken_off
+from pages.components.library import digest_of
 from pages.components.show import inert, one_line, show_caption
 from pages.components.sidebar import UPLOAD_LIMIT_MB
 from pages.components.uploads import release
@@ -150,7 +151,7 @@ def _model_of_the_zoo(now: Current | None) -> list[Inspected]:
     if row is None:
         return []
     cache: dict[str, Inspected] = st.session_state.setdefault("zoo-models", {})
-    key = f"{now.zoo.digest[:16]}-{row}"
+    key = f"{digest_of(now.zoo)[:16]}-{row}"
     if key not in cache:
         cache.clear()
         cache[key] = Inspected(key, now.name_of(row), now.zoo.tensors(row), zoo_row=row)

@@ -11,6 +11,7 @@ import streamlit as st
 from pages.components.current import Current
 from pages.components.inspection import Inspected
 from pages.components.labels import label, short_label
+from pages.components.library import digest_of
 from pages.components.memory import Memory
 from pages.components.show import inert, show_caption, show_table, three
 from sane_engine.demo import Precomputed
@@ -42,7 +43,7 @@ def predictors(now: Current, known: Precomputed, without: str = "") -> tuple[Pre
         wanted = [name for name in probe_targets(table) if name in MAIN]
         return tuple(fit_predictor(features, part, name) for name in wanted)
 
-    return _PREDICTORS.get((now.zoo.digest, str(known.record["encoder_digest"]), without), fit)
+    return _PREDICTORS.get((digest_of(now.zoo), str(known.record["encoder_digest"]), without), fit)
 
 
 def prediction(model: Inspected, now: Current, known: Precomputed) -> None:

@@ -254,8 +254,8 @@ def universal_view(model: Inspected, progress: Progress) -> pd.DataFrame | None:
 
 
 def problems(model: Inspected) -> list[Refusal]:
-    """What could not be done with this model."""
-    return list(model.problems.values())
+    """What could not be done with this model, each reason once."""
+    return list({refusal.code: refusal for refusal in model.problems.values()}.values())
 
 
 def placement(models: list[Inspected], now: Current) -> tuple[list[Inspected], Placement] | None:

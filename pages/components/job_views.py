@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -87,11 +88,17 @@ def _job_list() -> None:
     active = sum(job.state in ACTIVE for job in found)
     show_caption(f"{len(found)} job{'' if len(found) == 1 else 's'} · {active} active · newest first")
     for job in found:
-        job_card(job)
+        job_card(job, found)
 
 
-def job_card(job: Job, *, watched: bool = False) -> None:
-    """One job: what it is, how far it is, what can be done with it; its curves in the open where it is watched."""
+def job_card(job: Job, known: Sequence[Job] = (), *, watched: bool = False) -> None:
+    """One job: what it is, how far it is, what can be done with it.
+
+    Args:
+        job: The job.
+        known: All jobs, newest first, to say how many are before one that waits.
+        watched: Its curves stand in the open.
+    """
     with st.container(border=True, gap="small"):
         left, right = st.columns([5, 2.2], vertical_alignment="center")
         with left.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -101,8 +108,9 @@ def job_card(job: Job, *, watched: bool = False) -> None:
         with right.container(horizontal=True, gap="small", horizontal_alignment="right"):
             _buttons(job)
         if job.state in ACTIVE or (job.report is not None and job.state != "done"):
-            waits = "waiting for its turn" if job.state == "queued" else "starting"
-            message = job.report.message if job.report else waits
+            message = (
+                job.report.message if job.report else "starting" if job.state != "queued" else _turn(job, known)
+            )
             st.progress(job.share, text=inert(message))
         if job.outcome:
             st.error(inert(job.outcome), icon=":material/error:")
@@ -114,6 +122,15 @@ def job_card(job: Job, *, watched: bool = False) -> None:
             st.code(job.log() or "(nothing was written yet)", language=None, height=200)
             if not watched:
                 draw_curves(job)
+
+
+def _turn(job: Job, known: Sequence[Job]) -> str:
+    """Where a waiting job stands in the queue; the oldest is the next."""
+    queue = [each.id for each in known if each.state == "queued"][::-1]
+    if job.id not in queue:
+        return "waiting for its turn"
+    before = queue.index(job.id)
+    return "waiting, the next to start" if before == 0 else f"waiting, {before} before it in the queue"
 
 
 def _buttons(job: Job) -> None:

@@ -6,10 +6,11 @@ Everything is remembered under digests of the zoo and of the encoder, so a chang
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ from sane_engine.sane.encoder_file import UNIVERSAL
 from sane_engine.zoo import Zoo, embedded_zoos, load_zoo, zoo_folders
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from sane_engine.sane import Sane
 
 _ZOOS: Memory[Zoo] = Memory(4)
@@ -36,6 +39,8 @@ _ENCODERS: Memory[Sane] = Memory(4)
 _KEPT: Memory[Precomputed] = Memory(6)
 _TABLES: Memory[pd.DataFrame] = Memory(12)
 _SPECTRA: Memory[pd.DataFrame] = Memory(256)
+_MAPS: Memory[tuple[pd.DataFrame, go.Figure]] = Memory(16)
+_DIGESTS: WeakKeyDictionary[Zoo, str] = WeakKeyDictionary()
 
 
 def zoo_choices() -> dict[str, str]:
@@ -76,6 +81,14 @@ def get_zoo(key: str, *, progress: Progress = no_progress) -> Zoo:
     zoo = _ZOOS.get((str(path), _age(path)), lambda: load_zoo(location, name=name, progress=progress))
     mark_used(path)
     return zoo
+
+
+def digest_of(zoo: Zoo) -> str:
+    """Digest of a zoo, made once a zoo: every click needs it, and it reads the whole table. No page changes one."""
+    found = _DIGESTS.get(zoo)
+    if found is None:
+        found = _DIGESTS[zoo] = zoo.digest
+    return found
 
 
 def encoder_choices() -> list[str]:
@@ -139,10 +152,10 @@ def get_encoder(name: str) -> Sane:
 def kept(zoo_key: str, encoder: str) -> Precomputed | None:
     """Embeddings and maps of a zoo as an encoder sees it, or None if they were never made."""
     zoo, digest = get_zoo(zoo_key), encoder_digest(encoder)
-    key = (zoo.digest, digest)
+    key = (digest_of(zoo), digest)
     found = _KEPT.peek(key)
     if found is None:
-        found = find_precomputed(zoo.digest, digest, zoo_key, encoder)
+        found = find_precomputed(digest_of(zoo), digest, zoo_key, encoder)
         if found is not None:
             _KEPT.put(key, found)
     if found is not None:
@@ -154,7 +167,7 @@ def make_kept(zoo_key: str, encoder: str, *, progress: Progress) -> Precomputed:
     """Compute what :func:`kept` looks for, and keep it in the workspace."""
     zoo = get_zoo(zoo_key)
     return _KEPT.get(
-        (zoo.digest, encoder_digest(encoder)), lambda: precompute(zoo, get_encoder(encoder), progress=progress)
+        (digest_of(zoo), encoder_digest(encoder)), lambda: precompute(zoo, get_encoder(encoder), progress=progress)
     )
 
 
@@ -186,6 +199,19 @@ def atlas(known: Precomputed, level: Level, method: str) -> Atlas:
     return Atlas(projection, rows, layers, names)
 
 
+def drawn_once(key: Hashable, make: Callable[[], tuple[pd.DataFrame, go.Figure]]) -> tuple[pd.DataFrame, go.Figure]:
+    """A map's points and figure: what most people see first is the same picture, so it is drawn for all of them.
+
+    Args:
+        key: Everything the picture depends on.
+        make: Draws it.
+
+    Returns:
+        Both are shared; nobody may change them.
+    """
+    return _MAPS.get(key, make)
+
+
 def sane_layers(known: Precomputed) -> pd.DataFrame:
     """SANE's features of every layer of every checkpoint: ``row``, ``layer``, ``name``, features, ``reason``."""
     return _TABLES.get(
@@ -205,11 +231,11 @@ def layers_beside(theirs: Precomputed, ours: Precomputed) -> pd.DataFrame:
 def spectra(zoo_key: str, rows: Sequence[int], *, progress: Progress) -> pd.DataFrame:
     """WeightWatcher's table of some checkpoints, computed now and remembered."""
     zoo = get_zoo(zoo_key)
-    missing = [row for row in rows if _SPECTRA.peek((zoo.digest, row)) is None]
+    missing = [row for row in rows if _SPECTRA.peek((digest_of(zoo), row)) is None]
     if missing:
         computed = zoo_layer_features(zoo, missing, "weightwatcher", progress=progress)
         for row in missing:
             part = computed[computed["row"] == row]
-            _SPECTRA.put((zoo.digest, row), part)
-    parts = [_SPECTRA.peek((zoo.digest, row)) for row in rows]
+            _SPECTRA.put((digest_of(zoo), row), part)
+    parts = [_SPECTRA.peek((digest_of(zoo), row)) for row in rows]
     return pd.concat([part for part in parts if part is not None], ignore_index=True)

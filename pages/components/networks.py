@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pages.components.current import Current
 from pages.components.inspection import Inspected
+from pages.components.library import digest_of
 from pages.components.memory import Memory
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import Progress
@@ -73,7 +74,7 @@ class Networks:
         rows = self._rows_like(option)
         if rows:
             zoo = self._zoo().zoo
-            key = (zoo.digest, zoo.symmetry, rows[0])
+            key = (digest_of(zoo), zoo.symmetry, rows[0])
             return _SYMMETRIES.get(key, lambda: symmetry_of_zoo(zoo, rows[0]))
         return _SYMMETRIES.get(option, lambda: symmetry_of_tensors(self.tensors(option)))
 
@@ -116,13 +117,13 @@ class Networks:
                 self.tensors(option),
                 self.tensors(reference),
                 symmetry,
-                _TASKS.get(zoo.digest, lambda: task_of_zoo(zoo)),
+                _TASKS.get(digest_of(zoo), lambda: task_of_zoo(zoo)),
                 activation=activation,
                 condition=conditioning(zoo, activation=activation),
                 progress=progress,
             )
 
-        return _BARRIERS.get((self._key(option), self._key(reference), zoo.digest, symmetry.to_json()), make)
+        return _BARRIERS.get((self._key(option), self._key(reference), digest_of(zoo), symmetry.to_json()), make)
 
     def _zoo(self) -> Current:
         if self._now is None:
@@ -130,7 +131,7 @@ class Networks:
         return self._now
 
     def _key(self, option: Option) -> tuple[str, Option]:
-        return ("", option) if isinstance(option, str) else (self._zoo().zoo.digest, option)
+        return ("", option) if isinstance(option, str) else (digest_of(self._zoo().zoo), option)
 
     def _shapes(self, option: Option) -> dict[str, tuple[int, ...]]:
         if isinstance(option, str):

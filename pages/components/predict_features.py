@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pages.components.current import Current
-from pages.components.library import sane_layers
+from pages.components.library import digest_of, sane_layers
 from pages.components.memory import Memory
 from sane_engine.baselines import FEATURES, zoo_layer_features
 from sane_engine.demo import Precomputed
@@ -40,7 +40,7 @@ class Layered:
 
 def statistics_of(zoo: Zoo, progress: Progress) -> pd.DataFrame:
     """The weight statistics of all rows, computed once."""
-    return _STATISTICS.get(zoo.digest, lambda: zoo_layer_features(zoo, None, "statistics", progress=progress))
+    return _STATISTICS.get(digest_of(zoo), lambda: zoo_layer_features(zoo, None, "statistics", progress=progress))
 
 
 def layer_table_of(view: str, now: Current, known: Precomputed, progress: Progress) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def layered(view: str, now: Current, known: Precomputed, progress: Progress) -> 
     names = known.embeddings.names_of(0)
     if len(known.embeddings.layer_names) > 1:
         return None
-    key = (view, now.zoo.digest, str(known.record["encoder_digest"]))
+    key = (view, digest_of(now.zoo), str(known.record["encoder_digest"]))
     found = _LAYERED.peek(key)
     if found is None:
         if view == "sane":

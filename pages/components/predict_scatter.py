@@ -15,6 +15,7 @@ from pages.components.current import Current, embedded
 from pages.components.errors import explain
 from pages.components.hover import hover_texts
 from pages.components.labels import in_plot, label, short_label
+from pages.components.library import digest_of
 from pages.components.memory import Memory
 from pages.components.palette import palette, transparent
 from pages.components.predict_features import VIEWS, Layered, layered
@@ -49,7 +50,7 @@ def prediction_view(now: Current) -> None:
                 "Choose another representation.",
             )
             return
-        key = (view, target, now.zoo.digest, str(known.record["encoder_digest"]))
+        key = (view, target, digest_of(now.zoo), str(known.record["encoder_digest"]))
         flat = features.values.reshape(len(features.values), -1)
         result = _RESULTS.get(key, lambda: probe(flat, now.zoo.table, target))
         layers = _LAYERS.get(key, lambda: _by_layer(features, now, target))

@@ -12,6 +12,7 @@ from pages.components.charts import empty_figure
 from pages.components.current import Current
 from pages.components.errors import explain
 from pages.components.labels import in_plot, short_label
+from pages.components.library import digest_of
 from pages.components.palette import palette, transparent
 from pages.components.predict_job import probe_job
 from pages.components.show import inert, one_line, show_caption, show_figure, show_table
@@ -45,7 +46,7 @@ def label_of(name: str) -> str:
 
 def table_view(now: Current) -> None:
     """The table, its radar, and what was left out."""
-    found = known_table(now.zoo.digest, now.key)
+    found = known_table(digest_of(now.zoo), now.key)
     if found is None:
         _offer(now)
         return

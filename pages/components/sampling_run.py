@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pages.components.current import Current
-from pages.components.library import get_encoder
+from pages.components.library import digest_of, get_encoder
 from pages.components.memory import Memory
 from sane_engine.demo import Precomputed
 from sane_engine.progress import Progress
@@ -135,7 +135,7 @@ def traced(now: Current, encoder: str | None, space: SpaceName, rows: tuple[int,
             task = None
         return trace(found, now.zoo.stacked(list(rows)), task, progress=progress)
 
-    return _TRACES.get((now.zoo.digest, encoder, space, rows), make)
+    return _TRACES.get((digest_of(now.zoo), encoder, space, rows), make)
 
 
 def placed(
@@ -161,7 +161,7 @@ def placed(
             task = None
         return decode_place(found, now.zoo, members, coordinates[members], place, task)
 
-    return _PLACES.get((now.zoo.digest, encoder, space, place), make)
+    return _PLACES.get((digest_of(now.zoo), encoder, space, place), make)
 
 
 def files(drawn: Drawn, chosen: list[int], format: Format) -> Mapping[str, bytes]:

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from pages.components.labels import label, short_label
-from pages.components.palette import palette
+from pages.components.palette import Palette, palette
 from sane_engine.tables import to_csv_bytes
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ def config_of(name: str) -> dict[str, Any]:
     }
 
 
-def _standalone(figure: go.Figure, caption: str) -> go.Figure:
+def _standalone(figure: go.Figure, caption: str, colours: Palette) -> go.Figure:
     """A copy that carries the theme and the caption with it, for files."""
     import plotly.graph_objects as go
 
-    colours = palette()
     copy = go.Figure(figure)
     copy.update_layout(
         paper_bgcolor=colours.background,
@@ -66,19 +65,20 @@ def _standalone(figure: go.Figure, caption: str) -> go.Figure:
 
 
 def _html_maker(figure: go.Figure, caption: str) -> Callable[[], str]:
-    copy = _standalone(figure, caption)
+    colours = palette()  # the theme on the screen is known here, not where the click is answered
 
     def make() -> str:
         # The library is written into the file: it opens without a network, years from now.
-        return str(copy.to_html(include_plotlyjs=True, full_html=True))
+        return str(_standalone(figure, caption, colours).to_html(include_plotlyjs=True, full_html=True))
 
     return make
 
 
 def _png_maker(figure: go.Figure, caption: str) -> Callable[[], bytes]:
-    copy = _standalone(figure, caption)
+    colours = palette()
 
     def make() -> bytes:
+        copy = _standalone(figure, caption, colours)
         return bytes(copy.to_image(format="png", width=_PNG_SIZE[0], height=_PNG_SIZE[1], scale=2))
 
     return make

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import psutil
 
-from sane_engine.progress_log import Report, latest
+from sane_engine.progress_log import Report, first, latest
 from sane_engine.workspace import atomic_file
 
 State = Literal["queued", "running", "cancelling", "cancelled", "failed", "done"]
@@ -37,6 +37,7 @@ PROGRESS, LOG, RESULT = "progress.jsonl", "log.txt", "result.json"
 # Start times are read from the same clock each time, but it may be set by a second or so in between.
 _SAME_START = 2.0
 _LOG_TAIL = 64 * 1024
+_FEWEST_STEPS = 2  # to say how long the others will take
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Job:
         started: Seconds since 1970, or None before it starts.
         ended: Likewise.
         report: The last line of progress, or None.
+        begun: While it runs, the first line that told of finished steps of the same work, or None.
         outcome: Why it failed, in one line; empty otherwise.
         folder: Where its files lie.
     """
@@ -66,6 +68,7 @@ class Job:
     report: Report | None
     outcome: str
     folder: Path
+    begun: Report | None = None
 
     @property
     def kind(self) -> str:
@@ -79,9 +82,13 @@ class Job:
 
     def remaining(self, now: float) -> float | None:
         """Seconds until it is done, if it goes on as it did; None where that cannot be said."""
-        if self.state != "running" or self.started is None or self.report is None or self.report.share < 0.01:
+        if self.state != "running" or self.report is None or self.begun is None:
             return None
-        return max(0.0, (now - self.started) * (1.0 / self.report.share - 1.0))
+        steps, seconds = self.report.done - self.begun.done, self.report.time - self.begun.time
+        if steps < _FEWEST_STEPS or seconds <= 0.0:
+            return None
+        # What was done before the first step (imports, reading) is not counted: it does not come again.
+        return max(0.0, seconds / steps * (self.report.total - self.report.done) - (now - self.report.time))
 
     def result(self) -> Any:
         """What the command answered, or None."""
@@ -168,6 +175,7 @@ def read_job(folder: Path) -> Job | None:
         outcome = "" if cancelled else "Its process ended without a word: killed, or the machine was restarted."
     elif cancelled:
         state = "cancelled"
+    report = latest(folder / PROGRESS)
     return Job(
         id=folder.name,
         title=title,
@@ -176,7 +184,8 @@ def read_job(folder: Path) -> Job | None:
         state=state,  # type: ignore[arg-type]  # one of State: the branches above know no other
         started=None if ran is None else float(ran.get("started", created)),
         ended=ended,
-        report=latest(folder / PROGRESS),
+        report=report,
         outcome=outcome,
         folder=folder,
+        begun=first(folder / PROGRESS, report.total) if report is not None and state == "running" else None,
     )

@@ -10,6 +10,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from sane_engine.checkpoint import Refusal
 from sane_engine.ties import memory_key
 from sane_engine.tokens.bits import TOKENIZED_DTYPES, copy_of
 from sane_engine.tokens.grouping import OutputAxis, Shape, group_tensors
@@ -81,7 +82,8 @@ def layout_of(
             (see :func:`output_axes_of`).
 
     Raises:
-        ValueError: ``token_size`` < 1, no floating-point tensor, a value that is not a tensor, an impossible axis.
+        ValueError: ``token_size`` < 1, a value that is not a tensor, an impossible axis.
+        Refusal: No floating-point tensor (``no-floats``).
     """
     return _cached_layout(_entries(tensors), _checked(token_size), _frozen(output_axes))
 
@@ -204,7 +206,9 @@ def _cached_layout(
     shapes = {name: shape for name, shape, dtype, _, strided in entries if dtype in TOKENIZED_DTYPES and strided}
     own = {name: None for name, _, _, tied_to, _ in entries if tied_to is None and 0 not in shapes.get(name, (0,))}
     if not own:
-        raise ValueError("the model has no floating-point tensor to tokenize")
+        raise Refusal(
+            "no-floats", "The model has no floating-point tensor.", "Give one with weights, not with integers only."
+        )
     dtypes = {name: dtype for name, _, dtype, _, _ in entries}
     layers: list[LayerSlot] = []
     slots: dict[str, TensorSlot] = {}

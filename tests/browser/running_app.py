@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,17 +34,17 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def server(workspace: Path) -> Iterator[str]:
+def server(workspace: Path, app: Path = ROOT / "app.py") -> Iterator[str]:
     """A fresh server on a free port; its log is ``server.log`` in the workspace."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py"]
+    command = [sys.executable, "-m", "streamlit", "run", str(app)]
     command += ["--server.port", str(port), "--server.headless", "true"]
     environment = {**os.environ, "SANE_WORKSPACE": str(workspace)}
     log = (workspace / "server.log").open("wb")
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        command, cwd=app.parent, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -57,6 +57,7 @@ def server(workspace: Path) -> Iterator[str]:
                 time.sleep(0.1)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # a test may have killed it
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
         log.close()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 from test_pages import assert_healthy, texts
 
-from pages.components import encoder_form, state
+from pages.components import embed_job, encoder_form, state
 from pages.components.job_views import curves, duration
 from sane_engine import jobs
 from sane_engine.cli import build_parser
@@ -160,6 +163,55 @@ def test_a_job_can_be_cancelled_repeated_and_removed_from_its_page(app: Open) ->
     assert only_job().state == "queued"
     shown = press(press(shown, "Cancel"), "Remove")
     assert jobs.jobs() == [] and "There are no jobs yet" in texts(shown)
+
+
+def test_a_waiting_job_says_how_many_are_before_it(app: Open) -> None:
+    for number in range(3):
+        jobs.submit(["inspect", "/nowhere.pt"], f"Look {number}")
+    bars = [bar.proto.text for bar in app("jobs").get("progress")]
+    assert bars[:3] == [
+        "waiting, 2 before it in the queue",
+        "waiting, 1 before it in the queue",
+        "waiting, the next to start",
+    ]
+
+
+def test_the_page_shows_what_others_train_and_what_became_of_the_own(app: Open) -> None:
+    other = jobs.submit(["pretrain", "tiny"], "Somebody else's")
+    start = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+    (other.folder / "runner.json").write_text(json.dumps(start))
+    shown = app("train")
+    assert_healthy(shown)
+    assert "Somebody else's" in texts(shown)
+    jobs.submit(["pretrain", "tiny"], "Still waiting")
+    assert "Still waiting" not in texts(shown.run())
+    end = {"state": "done", "outcome": "", "time": time.time()}
+    (other.folder / "ended.json").write_text(json.dumps(end))
+    assert "Somebody else's" not in texts(app("train"))
+    shown.session_state["train-job"] = other.id
+    shown = shown.run()
+    assert_healthy(shown)
+    assert "Somebody else's" in texts(shown) and "Open encoder" in [button.label for button in shown.button]
+
+
+def test_a_large_zoo_is_embedded_by_a_job_and_then_shown(
+    app: Open, tiny_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_job, "AT_ONCE", 10)
+    monkeypatch.setenv("SANE_ASSETS", str(tmp_path))  # the same zoo and encoder, never embedded
+    for name in ("zoos", "encoders"):
+        (tmp_path / name).symlink_to(tiny_assets / name)
+    shown = press(app("explore"), "Embed 36 checkpoints")
+    assert_healthy(shown)
+    job = only_job()
+    assert "Embedding of tiny by tiny-sane" in texts(shown) and job.state == "queued"
+    arguments = build_parser().parse_args(job.arguments)
+    assert (arguments.command, arguments.zoo, arguments.project) == ("embed", "tiny", True)
+    shutil.copytree(tiny_assets / "embeddings" / "tiny--tiny-sane", arguments.out)
+    (job.folder / "ended.json").write_text(json.dumps({"state": "done", "time": time.time()}))
+    shown = app("explore")
+    assert_healthy(shown)
+    assert "trustworthiness" in texts(shown) and "Embed 36 checkpoints" not in [each.label for each in shown.button]
 
 
 def test_a_failed_job_says_why_and_a_done_one_opens_what_it_made(app: Open, tiny_assets: Path) -> None:
