@@ -127,7 +127,7 @@ def test_train_an_encoder_on_the_zoo_of_the_sidebar(app: Open) -> None:
     shown = press(shown.run(), "Pretrain the encoder")
     assert_healthy(shown)
     arguments = build_parser().parse_args(only_job().arguments)
-    assert (arguments.command, arguments.zoo, arguments.out.name) == ("pretrain", "tiny", "tiny-sane-2")
+    assert (arguments.command, arguments.zoo, arguments.out.name) == ("pretrain", ["tiny"], "tiny-sane-2")
     config = SaneConfig.from_file(arguments.config)
     assert config.to_json() == {**SaneConfig().to_json(), "latent": 5}
     assert "Encoder tiny-sane-2 on tiny" in texts(shown)
