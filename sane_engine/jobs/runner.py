@@ -1,4 +1,4 @@
-"""The process around one job, ``python -m sane_engine.jobs.runner FOLDER``: own session, low priority.
+"""The process around one job, ``python -m sane_engine.jobs.runner FOLDER``: it runs the command at low priority.
 
 It starts the command, hears the wish to cancel, and writes down how it ended. It imports no torch, so it costs
 little memory while it waits.
@@ -44,7 +44,6 @@ def main(folder: Path) -> int:
     """Run the job in a folder to its end."""
     if not _sign_in(folder):
         return 0
-    _stand_back()
     signal.signal(signal.SIGTERM, _leave)
     job = read_job(folder)
     if job is None:
@@ -58,16 +57,16 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _stand_back() -> None:
-    """Let everything else go first.
+def _send_back(child: int) -> None:
+    """Let everything else go before the command; the runner, which sleeps, must hear a wish at once.
 
-    Linux may share out the processor by session first and by niceness only within one; the runner's session is its
-    own, so there the whole session has to be made nice.
+    Linux may share out the processor by session first and by niceness only within one; the command's session is its
+    own, so there the whole session is made nice.
     """
     with suppress(OSError):
-        os.nice(NICENESS)
+        os.setpriority(os.PRIO_PROCESS, child, NICENESS)
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
+        Path(f"/proc/{child}/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
 def _sign_in(folder: Path) -> bool:
@@ -91,7 +90,8 @@ def _run(folder: Path, arguments: tuple[str, ...]) -> dict[str, Any]:
     partial = folder / f".{RESULT}.part"
     command = [sys.executable, "-m", "sane_engine", *arguments, "--json", "--progress", str(folder / PROGRESS)]
     with partial.open("wb") as out, (folder / LOG).open("ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, process_group=0)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True)
+        _send_back(child.pid)
         process = psutil.Process(child.pid)
         asked_at: float | None = None
         try:
