@@ -169,12 +169,12 @@ def _beginning(figure: go.Figure, law: PowerLaw, colour: str, *, words: bool) ->
         # Unlike a line, an annotation takes the logarithm of its place on a logarithmic axis.
         figure.add_annotation(
             x=float(np.log10(law.xmin)),
-            y=0,
+            y=1,
             yref="paper",
             text=f"x-min {three(law.xmin)}",
             showarrow=False,
             xanchor="left",
-            yanchor="bottom",
+            yanchor="top",
             xshift=3,
             font={"color": colour},
         )

@@ -170,8 +170,12 @@ def test_journey_from_the_map_to_a_table(browser: Any, tmp_path: Path) -> None:
         page.locator("h1", has_text="Layers").wait_for()
         settle(page)
         assert selected(page) == chosen
-        page.locator(".js-plotly-plot").nth(1).wait_for()
-        assert page.locator(".js-plotly-plot").count() == 2
+        plots(page, 3)
+        # A click on a point of a layer curve chooses the layer whose spectrum is shown below.
+        page.locator(".js-plotly-plot").first.locator(".scatterlayer .points path").nth(1).click(force=True)
+        page.wait_for_url("**spectrum=conv2**")
+        page.get_by_text("conv2 · n = ").wait_for()
+        settle(page)
         assert_no_error(page)
 
         page.get_by_role("link", name="Inspect", exact=True).click()
@@ -185,6 +189,7 @@ def test_journey_from_the_map_to_a_table(browser: Any, tmp_path: Path) -> None:
         page.get_by_role("heading", name="On the map").wait_for()
         page.get_by_text("resnet-like.pth").first.wait_for()
         settle(page)
+        assert page.locator("[data-testid=stFileUploaderFile]").count() == 0, "one list of files is enough"
         assert page.locator("[data-testid=stException]").count() == 0
         assert page.locator("[data-testid=stAlertContentError]").count() == 1
         verdict = page.get_by_text("Outside what this zoo knows").or_(page.get_by_text("Near the zoo in the"))
