@@ -123,7 +123,7 @@ def lasso(page: Any) -> None:
 
 
 def selected(page: Any) -> int:
-    return int(page.get_by_text("Selection:").first.inner_text().split()[1])
+    return int(page.get_by_text("Selection:").first.inner_text().split()[1].replace(",", ""))
 
 
 def save_resnet_like(path: Path) -> None:
