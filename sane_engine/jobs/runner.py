@@ -35,8 +35,8 @@ from sane_engine.progress import Cancelled
 from sane_engine.workspace import sync
 
 NICENESS = 10
-_POLL = 0.1
-GRACE = 1.2
+_POLL = 0.05
+GRACE = 1.0
 """Seconds from the wish to cancel until the command is killed: it may write its state, but the user waits."""
 
 
