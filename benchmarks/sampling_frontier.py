@@ -71,7 +71,7 @@ LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 """Settings of each method's knob, from near copies to beyond the last novelty of the table."""
 
-NOVELTIES = {"digits": (0.3, 0.4, 0.45, 0.5, 0.6), "digits-independent": (0.4, 0.6, 0.8, 1.0, 1.2)}
+NOVELTIES = {"digits": (0.3, 0.4, 0.45, 0.5, 0.6), "digits-independent": (0.6, 0.75, 0.9, 1.0, 1.1)}
 
 
 def point(bench: Bench, method: str, space: str, level: float, seed: int, n: int) -> dict[str, Any]:
