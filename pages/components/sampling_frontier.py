@@ -57,12 +57,18 @@ class Frontier:
 
     @cached_property
     def best(self) -> dict[str, pd.DataFrame]:
-        """For each space the upper edge of all its methods: ``novelty``, ``accuracy``, ``method``."""
+        """For each space the upper edge of all its methods: ``novelty``, ``accuracy``, ``method``.
+
+        It ends where fewer than half of the methods were turned that far: what is left says nothing of the best.
+        """
         low, high = self.points["novelty"].min(), self.points["novelty"].max()
         edges: dict[str, list[dict[str, object]]] = {}
         for novelty in np.linspace(low, high, _STEPS):
             found = self.at(float(novelty)).dropna(subset="accuracy")
             for space, part in found.groupby("space", sort=False):
+                methods = self.points.loc[self.points["space"] == space, "method"].nunique()
+                if novelty > self.points["novelty"].median() and 2 * len(part) < methods:
+                    continue
                 top = int(part["accuracy"].to_numpy().argmax())
                 edges.setdefault(f"best known, {SPACES[cast('SpaceName', space)]}", []).append(
                     {
