@@ -66,7 +66,7 @@ LEVELS: dict[str, dict[str, tuple[float, ...]]] = {
         "subsampled": (0.25, 0.7, 1.15),
         "refined": (0.15, 0.55, 1.05),
         "bootstrapped": (0.6, 0.8, 1.05),
-        "trained": (0.8, 1.4),
+        "trained": (0.5, 0.8, 1.0),
     },
 }
 """Settings of each method's knob, from near copies to beyond the last novelty of the table."""
