@@ -235,8 +235,8 @@ Made by `python -m benchmarks.sampling_scores --state FOLDER --out docs/sampling
 Every row names its goal. Samples are scored on test images that neither the samplers nor any choice of theirs has
 seen. Novelty is the angle to the nearest training model (any epoch) or its decoding. The trained sampler is run at
 several temperatures; its accuracy at a novelty is read between two neighbouring ones, seed by seed. Methods have
-the defaults of the code; those of the trained sampler were compared on validation images of `digits` alone. Anchors are
-chosen by the accuracies of the zoo's table, which are of these test images: theirs is no held-out score.
+the defaults of the code; those of the trained sampler were compared on validation images of `digits` alone. Anchors
+are chosen by the accuracies of the zoo's table, which are of these test images: theirs is no held-out score.
 """
 
 
