@@ -92,7 +92,8 @@ def _write(record: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 def _thinned(zoo: Zoo, most: int) -> Zoo:
     """Whole models until there are as many checkpoints."""
-    order = np.random.default_rng(0).permutation(np.asarray(zoo.table["model"].unique().tolist(), dtype=object))
+    # Not the seed that splits are drawn by: the first models of that order are all for training.
+    order = np.random.default_rng(1).permutation(np.asarray(zoo.table["model"].unique().tolist(), dtype=object))
     place = zoo.table["model"].map({model: i for i, model in enumerate(order)}).to_numpy()
     sizes = zoo.table.groupby("model").size().reindex(order).cumsum().to_numpy()
     return zoo.select(np.flatnonzero(place < max(1, int((sizes <= most).sum()))))
