@@ -67,6 +67,13 @@ def markdown(record: dict[str, Any]) -> str:
                 text = _cell(scores.get(f"latents {target}"))
                 cells.append(text if with_all is None else f"{text} ({_cell(with_all)})")
             lines.append(f"| `{name}` | {target.replace('_', ' ')} | {n} | " + " | ".join(cells) + " |")
+    ahead = sum(zoo["scores"]["universal"]["r2"] > zoo["scores"]["pca"]["r2"] for zoo in record["zoos"].values())
+    lines += [
+        "",
+        f"To be read so: in {ahead} of {len(record['zoos'])} zoos it reconstructs better than PCA fitted on the zoo",
+        "itself. Held-out models are few, so differences of some hundredths between probes say nothing. Most of what",
+        "is predicted comes with the summaries of the layers, which need no training.",
+    ]
     if record["files"]:
         lines += [
             "",
