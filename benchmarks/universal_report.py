@@ -71,8 +71,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"To be read so: in {ahead} of {len(record['zoos'])} zoos it reconstructs better than PCA fitted on the",
-        "zoo itself. Held-out models are few, so differences of some hundredths between probes say nothing. Most of",
-        "what is predicted comes with the summaries of the layers, which need no training.",
+        "zoo itself. Held-out models are few, so differences of some hundredths between probes say nothing. Most",
+        "of what is predicted comes with the summaries of the layers, which need no training.",
     ]
     if record["files"]:
         lines += [
