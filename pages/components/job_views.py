@@ -173,7 +173,7 @@ def _times(job: Job) -> str:
             parts.append(f"ran {duration(until - job.started)}")
     if (left := job.remaining(time.time())) is not None:
         parts.append(f"about {duration(left)} left")
-    if job.report is not None and job.report.total:
+    if job.report is not None and job.report.total and job.state != "done":
         parts.append(f"{job.report.done:,} of {job.report.total:,} steps")
     return " · ".join(parts)
 
