@@ -34,7 +34,7 @@ def main() -> None:
     parts = {
         "MARGINS": margins(tables),
         "TABLES": "\n".join(section(table) for table in tables),
-        "ABLATION": "\n".join(ablation(one) for one in ablations),
+        "ABLATION": "\n".join(ablation(one) for one in ablations) or "Not run yet.",
         "RECONSTRUCTION": reconstruction(ablations),
     }
     for name, part in parts.items():
@@ -54,7 +54,7 @@ def section(table: ProbeTable) -> str:
         f"### `{record['zoo']}`\n",
         f"{record['models']} models, {record['checkpoints']:,} checkpoints; {record['outer_splits']} outer splits "
         f"{record['split_hash']} of seed {record['seed']}; commit {str(record.get('commit', ''))[:12]}.\n",
-        "| representation | splits × seeds | "
+        "| representation | splits | "
         + " | ".join(f"{t}: R² | τ | MAE | covered" for t in TARGETS.values())
         + " |",
         "| --- " * (2 + 4 * len(TARGETS)) + "|",
@@ -63,7 +63,9 @@ def section(table: ProbeTable) -> str:
     best = {t: summary.loc[summary["target"] == t, "mean"].max() for t in TARGETS}
     for name in known:
         cells = table.cells[table.cells["representation"] == name]
-        runs = f"{cells['split'].nunique()} × {sorted(set(cells['seed']))}".replace("[0]", "1")
+        runs = str(cells["split"].nunique())
+        if cells["seed"].nunique() > 1:
+            runs += ", seeds " + ", ".join(str(seed) for seed in sorted(set(cells["seed"])))
         row = [f"`{name}`", runs]
         for target in TARGETS:
             found = summary[(summary["representation"] == name) & (summary["target"] == target)]
@@ -75,6 +77,9 @@ def section(table: ProbeTable) -> str:
             score = f"**{score}**" if one["mean"] >= best[target] - 5e-4 else score
             row += [score, number(one["kendall_tau"], 2), number(one["mae"], 3), number(one["coverage"], 2)]
         lines.append("| " + " | ".join(row) + " |")
+    missing = [f"`{name}`" for name in representations() if name not in known]
+    if missing:
+        lines.append(f"\nNot run here: {', '.join(missing)}.")
     return "\n".join(lines) + "\n"
 
 
