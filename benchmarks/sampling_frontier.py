@@ -204,7 +204,7 @@ def report(name: str, points: pd.DataFrame, table: dict[str, dict[str, float]], 
     lines += [f"| --- | --- |{' --- |' * (len(novelties) + 1)}"]
     # What few seeds reach is no mean to boast of.
     reached = at.groupby(["space", "novelty", "method"])["accuracy"]
-    best = reached.mean().where(2 * reached.count() > points["seed"].nunique())
+    best = reached.mean().where(2 * reached.count() > reached.size())
     for method in METHODS:
         for space in SPACES:
             own = at[(at["method"] == method) & (at["space"] == space)]
