@@ -30,8 +30,8 @@ _TRIED = """The agreement on noise was found on zoos of other networks (`digits-
 when it had 17, 30 and 45 models, representations and probes were compared by the column *zoo* and
 nothing else. On the way the probes that are fitted on models with PyTorch's own start were added, and
 the column was made one of such models, because people who publish a tutorial's network leave its start
-as it is; and intervals came to count every model once. The strangers' features were looked at three
-times without their accuracies: how their ranges differ from the zoo's, and twice which of them count as
+as it is; and intervals came to count every model once. The strangers' features were looked at four
+or five times without their accuracies: how their ranges differ from the zoo's, and which of them count as
 outside; after the first of these, what is outside was measured by the zoo's networks that learnt
 something, instead of all, among them some that had diverged, and after the second the configuration had
 to contain the agreement. The list of the strangers' accuracies had been seen when the work began; it

@@ -12,6 +12,7 @@ from pages.components.errors import explain, show_failure
 from pages.components.library import digest_of
 from pages.components.navigation import page
 from pages.components.palette import palette
+from pages.components.sample_job import sample_job, start_job
 from pages.components.sampling_charts import accuracy_against_novelty, fine_tuning_curves, landing_map
 from pages.components.sampling_frontier import frontier_of, frontier_table
 from pages.components.sampling_run import Drawn, Request, draw, files, landing, remembered
@@ -131,11 +132,21 @@ def _form(now: Current) -> Request | None:
     parameters = _parameters(method, left) + _steering(now, method, middle)
     condition = _condition(now, middle)
     epochs = _EPOCHS if right.toggle("Fine-tune (slow)", key="sample_tune", persist_state="session") else ()
-    if not st.button("Draw", type="primary", icon=":material/casino:", key="sample_draw"):
-        return None
-    return Request(
+    request = Request(
         digest_of(now.zoo), now.encoder, anchors, method, parameters, space, int(n), int(seed), epochs, condition
     )
+    with st.container(horizontal=True, gap="small"):
+        drawn = st.button("Draw", type="primary", icon=":material/casino:", key="sample_draw")
+        if st.button(
+            "Draw as a job",
+            icon=":material/schedule:",
+            key="sample_job",
+            help="Beside the app: for many samples, slow methods and fine-tuning. The models are kept in the "
+            "workspace, with their scores.",
+        ):
+            start_job(now, request)
+    sample_job()
+    return request if drawn else None
 
 
 def _drawn(now: Current) -> Drawn | None:

@@ -83,9 +83,20 @@ def test_top_takes_only_training_rows_and_whole_shares() -> None:
     assert 0 not in matching_rows(TABLE, "top 100 % by gap")
 
 
+def test_rows_are_chosen_by_number() -> None:
+    assert matching_rows(TABLE, "rows 0-2, 7").tolist() == [0, 1, 2, 7]
+    last = len(TABLE) - 1
+    assert matching_rows(TABLE, f"Rows {last}").tolist() == [last]
+
+
 @pytest.mark.parametrize(
     "query",
     [
+        "rows 0-99999",
+        "rows 3-1",
+        "rows -1",
+        "rows 1;2",
+        "rows " + "1," * 60_000 + "1",
         "__import__('os').system('true')",
         "test_accuracy.__class__ == 1",
         "@pd.eval('1')",

@@ -24,6 +24,9 @@ Mask = NDArray[np.bool_]
 MAX_LENGTH = 500
 """Characters of a query; a person types fewer."""
 
+MAX_ROWS_LENGTH = 100_000
+"""Characters of a query that lists rows; a map writes these."""
+
 MAX_NODES = 200
 """Parts of a query; the syntax tree of a longer one is not walked."""
 
@@ -33,6 +36,7 @@ LARGEST_INTEGER = 2**63 - 1
 _TOP = re.compile(
     r"\s*(?P<end>top|bottom)\s+(?P<n>\d+(?:\.\d+)?)\s*(?P<share>%)?(?:\s+by\s+(?P<column>\w+))?\s*", re.I
 )
+_ROWS = re.compile(r"\s*rows\s+(?P<rows>\d{1,9}(?:-\d{1,9})?(?:\s*,\s*\d{1,9}(?:-\d{1,9})?)*)\s*", re.I)
 _OF_TEST_IMAGES = ("test_accuracy", "test_loss", "generalisation_gap")
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -49,11 +53,13 @@ def matching_rows(table: pd.DataFrame, query: str) -> NDArray[np.int64]:
     """Row numbers of a table that a query chooses, in the table's order.
 
     ``top 10 %`` (or ``bottom 5 by train_loss``) chooses among the training rows by a column, ``test_accuracy``
-    where none is named; anything else is a condition on each row.
+    where none is named; ``rows 0-4,9`` chooses those; anything else is a condition on each row.
 
     Raises:
         Refusal: The text is no query, or names a column that is not there (``bad-query``).
     """
+    if len(query) <= MAX_ROWS_LENGTH and (found := _ROWS.fullmatch(query)):
+        return _listed(len(table), found["rows"])
     if len(query) > MAX_LENGTH:
         raise _bad(f"the query has {len(query)} characters, more than {MAX_LENGTH}")
     if found := _TOP.fullmatch(query):
@@ -73,6 +79,17 @@ def by_test_images(query: str) -> bool:
     if found:
         return (found["column"] or "test_accuracy") in _OF_TEST_IMAGES
     return any(column in query for column in _OF_TEST_IMAGES)
+
+
+def _listed(n: int, text: str) -> NDArray[np.int64]:
+    chosen = np.zeros(n, dtype=bool)
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        start, stop = int(first), int(last or first)
+        if not start <= stop < n:
+            raise _bad(f"there are no rows {part.strip()}: they run from 0 to {n - 1}")
+        chosen[start : stop + 1] = True
+    return np.flatnonzero(chosen).astype(np.int64)
 
 
 def _best(table: pd.DataFrame, found: re.Match[str]) -> NDArray[np.int64]:

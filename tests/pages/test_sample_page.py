@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 from streamlit.testing.v1 import AppTest
 from test_pages import assert_healthy, texts
+from torch.testing import assert_close
 
 from pages.components import sampling_run
 from pages.components.current import Current
 from pages.components.memory import Memory
 from pages.components.sampling_run import Drawn
-from sane_engine import load_zoo
+from sane_engine import jobs, load_zoo
+from sane_engine.__main__ import main
 from sane_engine.sampling.download import zip_bytes
+from sane_engine.workspace import workspace_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +118,27 @@ def test_the_page_says_where_anchors_were_chosen_on_the_test_images(empty_app: O
         shown = draw(shown)
         assert_healthy(shown)
         assert ("no held-out score" in texts(shown)) is said
+
+
+def test_a_job_draws_the_same_models(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sane_engine.jobs.queue._start", lambda job: None)
+    shown = app("sample", zoo="tiny", selection="1-4,8")
+    shown.number_input(key="sample_n").set_value(3)
+    shown.number_input(key="sample_seed").set_value(5)
+    shown = draw(shown)
+    drawn = result(shown)
+    shown = shown.button(key="sample_job").click().run()
+    assert_healthy(shown)
+    (job,) = jobs.jobs()
+    assert job.title in texts(shown)
+    arguments = [part for part in job.arguments if part != "--score"]  # the tiny zoo has no images
+    assert main([*arguments, "--quiet"]) == 0
+    (folder,) = (workspace_root() / "samples").iterdir()
+    for sample, file in zip(drawn.samples, sorted(folder.glob("*.safetensors")), strict=True):
+        assert_close(load_file(file), dict(sample.tensors), rtol=0, atol=0)
+    shown.button(key="sample_job").click().run()
+    first, second = sorted(job.arguments[job.arguments.index("--out") + 1] for job in jobs.jobs())
+    assert second == f"{first}-2", "nothing is written over"
 
 
 def test_a_click_on_the_map_decodes_the_place(app: Open) -> None:
