@@ -74,15 +74,24 @@ def at_random(bench: Bench, scheme: str, seed: int, n: int) -> dict[str, float]:
     return {"accuracy": float(bench.task.score(random, bench.task.test)[0].mean())}
 
 
-def tuned(bench: Bench, start: str, seed: int) -> dict[str, Any]:
-    """Accuracy after epochs of training, at the learning rate that does best on the validation images."""
+def tuned(bench: Bench, start: str, seed: int, scale: float | None = None) -> dict[str, Any]:
+    """Accuracy after epochs of training, at the learning rate that does best on the validation images.
+
+    Args:
+        bench: The zoo.
+        start: A scheme of initialisation, or a space to draw in.
+        seed: Of the draws and of the training.
+        scale: Draw by the trained sampler at this temperature instead of by KDE.
+    """
     if start in SCHEMES:
         like = choose_anchors(bench.zoo, bench.anchors).stacked
         stacked = random_networks(bench.task, like, start, TUNED, seed=seed)
     else:
+        how: dict[str, Any] = {} if scale is None else {"method": "trained", "parameters": {"base.scale": scale}}
         prepared = prepare(
-            bench.encoder, bench.zoo, anchors=bench.anchors, seed=seed, task=bench.task, fitted=bench.spaces[start]
-        )
+            bench.encoder, bench.zoo, anchors=bench.anchors, seed=seed, task=bench.task,
+            fitted=bench.spaces[start], **how,
+        )  # fmt: skip
         stacked = decode_models(prepared.space, draw_vectors(prepared, TUNED))
     rate = best_learning_rate(bench.task, stacked, seed=seed)
     found = fine_tune(bench.task, stacked, epochs=EPOCHS, learning_rate=rate, seed=seed).mean(dim=0)
@@ -110,6 +119,11 @@ def collect(bench: Bench, name: str, arguments: argparse.Namespace) -> dict[str,
         ]
     for start in ("latents", "weights", *SCHEMES):
         found["tuned", start] = [keep(partial(tuned, bench, start, s), tuned=start, seed=s) for s in seeds]
+    scale = LEVELS[name]["trained"][0]
+    found["tuned", "trained"] = [
+        keep(partial(tuned, bench, "weights", s, scale), tuned="trained, weights", scale=scale, seed=s)
+        for s in seeds
+    ]
     rows = []
     for space in TRAINED_IN:
         for seed in seeds:
@@ -210,7 +224,7 @@ def _beyond(points: pd.DataFrame, novelty: float) -> tuple[float, float]:
 def _fine_tuned(found: dict[str, Any]) -> list[str]:
     curves = {
         start: np.array([each["accuracy"] for each in found["tuned", start]])
-        for start in ("latents", "weights", *SCHEMES)
+        for start in ("latents", "weights", "trained", *SCHEMES)
     }
     best = max(SCHEMES, key=lambda scheme: curves[scheme][:, -1].mean())
     lines = [
@@ -218,12 +232,13 @@ def _fine_tuned(found: dict[str, Any]) -> list[str]:
         f"| {_spread(curves[scheme][:, -1])} | | |"
         for scheme in SCHEMES
     ]
-    for space in ("latents", "weights"):
-        ahead = curves[space][:, 1] - curves[best][:, -1]
+    said = {"latents": "kde-token, latents", "weights": "kde-token, weights", "trained": "trained sampler, weights"}
+    for start, words in said.items():
+        ahead = curves[start][:, 1] - curves[best][:, -1]
         lines.append(
-            f"| from samples (kde-token, {space}), 1 epoch "
+            f"| from samples ({words}), 1 epoch "
             f"(ahead in {int((ahead > 0).sum())} of {len(ahead)} seeds) "
-            f"| {_spread(curves[space][:, 1])} | {curves[best][:, -1].mean():.3f} | {_said(ahead.mean() > 0)} |"
+            f"| {_spread(curves[start][:, 1])} | {curves[best][:, -1].mean():.3f} | {_said(ahead.mean() > 0)} |"
         )
     return [*lines, ""]
 
@@ -235,7 +250,8 @@ Made by `python -m benchmarks.sampling_scores --state FOLDER --out docs/sampling
 Every row names its goal. Samples are scored on test images that neither the samplers nor any choice of theirs has
 seen. Novelty is the angle to the nearest training model (any epoch) or its decoding. The trained sampler is run at
 several temperatures; its accuracy at a novelty is read between two neighbouring ones, seed by seed. Methods have
-the defaults of the code; those of the trained sampler were compared on validation images of `digits` alone. Anchors
+the defaults of the code; those of the trained sampler were compared on validation images of `digits` alone. What is
+fine-tuned from it is drawn at the lowest of its temperatures. Anchors
 are chosen by the accuracies of the zoo's table, which are of these test images: theirs is no held-out score.
 """
 
