@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sane_engine import jobs
 from sane_engine.checkpoint import Refusal
 from sane_engine.jobs import OWN_FOLDER, Job
-from sane_engine.jobs.job import CHILD, RUNNER, living
+from sane_engine.jobs.job import CHILD, END, RUNNER, living
 from sane_engine.progress_log import append, latest
 
 LONG = {"name": "long", "n_models": 64, "epochs": 400, "checkpoint_epochs": [400], "dataset": "digits"}
@@ -91,7 +91,7 @@ def test_more_jobs_than_may_run_wait_in_the_order_they_came(
     jobs.cancel(first.id)
     # Nobody looks at the queue but the runner that ends: it starts the next one.
     patience = time.monotonic() + 60
-    while not (jobs.find_job(second.id).folder / "result.json").exists() and time.monotonic() < patience:
+    while not (second.folder / END).exists() and time.monotonic() < patience:
         time.sleep(0.1)
     assert jobs.find_job(second.id).state == "done"
     assert jobs.find_job(third.id).started is None

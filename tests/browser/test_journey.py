@@ -243,14 +243,14 @@ def test_symmetry_draws_the_barrier_between_two_models(browser: Any, tmp_path: P
     with server(tmp_path) as address, tab(browser) as page:
         page.goto(f"{address}/layers?zoo=digits-independent&selection=5,11")
         settle(page)
-        plots(page, 2)
+        plots(page, 3)  # both curves, and the spectrum of a layer
         page.get_by_text("Show", exact=True).click()
         page.get_by_text("test images of digits").first.wait_for()
         settle(page)
         assert "symmetry=1" in page.url
-        plots(page, 4)
+        plots(page, 5)
         drawn = page.evaluate(
-            """() => [...document.querySelectorAll('.js-plotly-plot')].slice(2).map(plot => plot._fullData.map(
+            """() => [...document.querySelectorAll('.js-plotly-plot')].slice(3).map(plot => plot._fullData.map(
                 trace => [trace.name, trace.y.length, Math.max(...trace.y)]))"""
         )
         (loss, accuracy) = ({name: (points, top) for name, points, top in traces} for traces in drawn)
