@@ -49,6 +49,13 @@ def take(executable: str, files: list[Path]) -> None:
                 page.set_viewport_size({"width": 1440, "height": 1400})
                 settle(page)
                 page.screenshot(path=PICTURES / f"inspect-{scheme}.png")
+                page.set_viewport_size({"width": 1440, "height": 900})
+                page.goto(f"{address}/sample?zoo=digits&encoder=digits-sampling")
+                settle(page)
+                page.get_by_role("button", name="Draw", exact=True).click()
+                page.get_by_text("Download 12 as zip").first.wait_for(state="attached", timeout=120_000)
+                settle(page)
+                page.screenshot(path=PICTURES / f"sample-{scheme}.png")
                 page.close()
         browser.close()
 

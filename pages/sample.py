@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import streamlit as st
 
-from pages.components.current import Current, current, embedded
+from pages.components.current import Current, current
 from pages.components.errors import explain, show_failure
-from pages.components.library import digest_of
+from pages.components.library import digest_of, kept
 from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.sample_job import sample_job, start_job
@@ -237,8 +237,9 @@ def _map(now: Current, drawn: Drawn) -> None:
     if now.encoder is None:
         explain("There is no encoder, so there is no map.")
         return
-    known = embedded(now)
+    known = kept(now.key, now.encoder)
     if known is None:
+        explain("This zoo has no map yet.", "Embed it once, on the page Explore.")
         return
     found = landing(known, drawn, now.encoder, "umap")
     if found is None:
@@ -291,6 +292,9 @@ def main() -> None:
         if drawn is not None:
             _worth(now, drawn)
     if drawn is None:
+        for tab in (where, table):
+            with tab:
+                explain("Nothing is drawn yet.")
         return
     with where:
         _map(now, drawn)

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from test_pages import assert_healthy, texts
 from torch.testing import assert_close
 
-from pages.components import sampling_run
+from pages.components import library, sampling_run
 from pages.components.current import Current
 from pages.components.memory import Memory
 from pages.components.sampling_run import Drawn
@@ -139,6 +139,14 @@ def test_a_job_draws_the_same_models(app: Open, monkeypatch: pytest.MonkeyPatch)
     shown.button(key="sample_job").click().run()
     first, second = sorted(job.arguments[job.arguments.index("--out") + 1] for job in jobs.jobs())
     assert second == f"{first}-2", "nothing is written over"
+
+
+def test_samples_are_shown_where_the_zoo_was_never_embedded(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "find_precomputed", lambda *_: None)
+    shown = draw(app("sample", zoo="tiny"))
+    assert_healthy(shown)
+    assert result(shown).samples
+    assert "on the page Explore" in texts(shown)
 
 
 def test_a_click_on_the_map_decodes_the_place(app: Open) -> None:
