@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 import streamlit as st
@@ -23,6 +23,9 @@ from pages.components.state import link, restore_from_link, write_link
 from pages.components.warm import warm_up
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import Cancelled
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
 
 TITLE = "SANE Explorer"
 _FOLDER = Path(__file__).resolve().parent.parent
@@ -99,13 +102,12 @@ def go_to(name: str) -> NoReturn:
     st.switch_page(page_path(name), query_params=link())
 
 
-def _menu() -> None:
-    with st.sidebar:
-        st.caption(TITLE)
-        with st.container(gap="xsmall"):
-            for name, title in _PAGES:
-                link_to(name, title, width="stretch")
-        st.divider()
+def _menu(place: DeltaGenerator) -> dict[str, str]:
+    """Draw the menu; returns the query that its links carry."""
+    with place.container(gap="xsmall"):
+        for name, title in _PAGES:
+            link_to(name, title, width="stretch")
+    return link()
 
 
 @contextmanager
@@ -116,7 +118,11 @@ def page(title: str) -> Iterator[None]:
         st.rerun()
     st.set_page_config(page_title=f"{title} · {TITLE}", page_icon=_icon(), layout="wide")
     restore_from_link()
-    _menu()
+    with st.sidebar:
+        st.caption(TITLE)
+        place = st.empty()
+        carried = _menu(place)
+        st.divider()
     sidebar()
     st.title(title, anchor=False)
     try:
@@ -126,4 +132,8 @@ def page(title: str) -> Iterator[None]:
     except Refusal as refusal:
         show_refusal(refusal)
     write_link()
+    if link() != carried:
+        # Pickers and page have settled on more since. A link without it would be mended on arrival, and that would
+        # cost the user a second step back.
+        _menu(place)
     warm_up()
