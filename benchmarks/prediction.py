@@ -25,6 +25,7 @@ from sane_engine.representations.protocol import as_features
 from sane_engine.representations.sane_encodings import untrained
 from sane_engine.revision import commit
 from sane_engine.sane import Embeddings, Sane, SaneConfig, embed, pretrain, reconstruction
+from sane_engine.sane.config import Reacting
 from sane_engine.sane.pretraining import fit_prediction
 from sane_engine.sane.readout import fit_readout
 from sane_engine.workspace import assets_root, atomic_file
@@ -68,8 +69,9 @@ def measure(zoo: Zoo, config: SaneConfig, split: int) -> Iterator[dict[str, Any]
         return {"variant": name, "reactions": reactions, "split": split, "width": features.shape[1], "r2": r2}
 
     whole: dict[str, np.ndarray] = {}
-    for reactions in ("architecture", "shapes"):
-        wanted = dataclasses.replace(config, reactions=reactions, align=False, permute=0.0)  # type: ignore[arg-type]
+    told: tuple[Reacting, ...] = ("architecture", "shapes")
+    for reactions in told:
+        wanted = dataclasses.replace(config, reactions=reactions, align=False, permute=0.0)
         encoder, _ = untrained(train, wanted)
         fit_prediction(encoder, train, rows)
         fitted, every = (embed(encoder, one, keep_tokens=False) for one in (train, zoo))

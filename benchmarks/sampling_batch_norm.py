@@ -19,16 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sampling_bench import kept
+from benchmarks.sampling_bench import kept, write_page
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.batch_norm import Condition, condition_for
 from sane_engine.sampling.frame import frame_of
 from sane_engine.sampling.novelty import Reference, reference_of
 from sane_engine.sampling.sampling import draw_vectors, prepare
-from sane_engine.sampling.spaces import Space, decode_models, encode_models, space_of
+from sane_engine.sampling.spaces import Space, SpaceName, decode_models, encode_models, space_of
 from sane_engine.sampling.task import Task, task_of
 from sane_engine.sane import Sane, load_encoder
-from sane_engine.workspace import atomic_file
 from sane_engine.zoo import Zoo, load_zoo
 from sane_engine.zoo.training import one_thread
 
@@ -51,6 +50,11 @@ def by_condition(task: Task, stacked: Any, seed: int) -> dict[str, float]:
         networks = condition_for(task, stacked, how, seed=seed)[0]
         found[how] = float(task.score(networks, task.test)[0].mean())
     return found
+
+
+def of_decoded(task: Task, space: Space, stacked: Any) -> dict[str, float]:
+    """The same of what comes back from a space."""
+    return by_condition(task, decode_models(space, encode_models(space, stacked)), 0)
 
 
 def one(
@@ -123,8 +127,8 @@ def main() -> None:
         assert anchors.rows is not None
         row, task = int(anchors.rows[0]), task_of(zoo, anchors.rows)
         frame = frame_of(zoo, row, encoder=encoder)
-        names = ("weights", "pca") if encoder is None else ("latents", "pca", "weights")
-        spaces = {name: space_of(name, frame, encoder=encoder, zoo=zoo, row=row) for name in names}  # type: ignore[arg-type]
+        names: tuple[SpaceName, ...] = ("weights", "pca") if encoder is None else ("latents", "pca", "weights")
+        spaces = {name: space_of(name, frame, encoder=encoder, zoo=zoo, row=row) for name in names}
         reference = reference_of(zoo, frame, list(spaces.values()), row=row, anchors=anchors)
         about = {"zoo": zoo.weights_digest, "encoder": encoder.digest if encoder else None, "anchors": ANCHORS}
         about |= {"n": arguments.n, "batch norm": 1}
@@ -132,8 +136,7 @@ def main() -> None:
         rows: list[tuple[str, str, list[dict[str, float]]]] = [("anchors", "", [own])]
         for name, space in spaces.items():
             if name != "weights":
-                decoded = partial(decode_models, space, encode_models(space, anchors.stacked))
-                make = lambda decoded=decoded: by_condition(task, decoded(), 0)  # noqa: E731
+                make = partial(of_decoded, task, space, anchors.stacked)
                 rows.append(("decoded anchors", name, [kept(arguments.state, {**about, "decoded": name}, make)]))
         for method, parameters in METHODS:
             for name, space in spaces.items():
@@ -149,11 +152,7 @@ def main() -> None:
                 rows.append((f"{method}{f' ({said})' if said else ''}", name, found))
         facts = {"anchors": own["none"], "count": len(anchors)}
         text = report(zoo, facts, rows, arguments.n)
-    if arguments.out is None:
-        print(text)
-        return
-    with atomic_file(arguments.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(text, arguments.out)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,15 @@ def measured(bench: Bench, stacked: Any) -> dict[str, float]:
     }
 
 
+def write_page(text: str, out: Path | None) -> None:
+    """A page to a file, or where there is none to the screen."""
+    if out is None:
+        print(text)
+        return
+    with atomic_file(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def kept(state: Path, key: dict[str, Any], make: Any) -> Any:
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = state / f"{name}.json"

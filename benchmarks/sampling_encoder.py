@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.sampling_bench import Bench, bench_of, kept
+from benchmarks.sampling_bench import Bench, bench_of, kept, write_page
 from benchmarks.sampling_frontier import at_novelty, key_of, point
-from sane_engine.workspace import atomic_file
 from sane_engine.zoo.training import one_thread
 
 ANCHORS = "top 10 %"
@@ -92,11 +91,7 @@ def main() -> None:
         said = "" if space.startswith("weights") else f"{ahead.mean():+.3f} (least {ahead.min():+.3f})"
         lines.append(f"| {method} | {space} | {' | '.join(cells)} | {said} |")
     text = "\n".join([*lines, ""])
-    if arguments.out is None:
-        print(text)
-        return
-    with atomic_file(arguments.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(text, arguments.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.sampling_bench import SPACES, Bench, bench_of, kept, measured
+from benchmarks.sampling_bench import SPACES, Bench, bench_of, kept, measured, write_page
 from benchmarks.sampling_frontier import LEVELS, at_novelty, key_of, point
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, random_networks
@@ -28,7 +28,6 @@ from sane_engine.sampling.evaluation import known_distances
 from sane_engine.sampling.fine_tuning import best_learning_rate, fine_tune
 from sane_engine.sampling.sampling import draw_vectors, prepare
 from sane_engine.sampling.spaces import decode_models, encode_models
-from sane_engine.workspace import atomic_file
 from sane_engine.zoo.training import one_thread
 
 ZOOS = ("digits", "digits-independent")
@@ -273,11 +272,7 @@ def main() -> None:
         for name in arguments.zoos:
             bench = bench_of(name, f"{name}-sane", "top 10 %")
             lines += report(name, collect(bench, name, arguments), arguments)
-    if arguments.out is None:
-        print("\n".join(lines))
-        return
-    with atomic_file(arguments.out) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_page("\n".join(lines), arguments.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.sampling_bench import write_page
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, random_networks
 from sane_engine.sampling.evaluation import stack
@@ -134,11 +135,7 @@ def main() -> None:
                         temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
                 rows += json.loads(path.read_text(encoding="utf-8"))
     text = report(rows, arguments.n, arguments.dataset, arguments.train)
-    if arguments.out is None:
-        print(text)
-        return
-    with atomic_file(arguments.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(text, arguments.out)
 
 
 if __name__ == "__main__":

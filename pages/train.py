@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import count
 
 import streamlit as st
 
 from pages.components import state
 from pages.components.current import Current, current, describe
 from pages.components.encoder_form import encoder_form
-from pages.components.errors import explain, show_failure, show_refusal
-from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs
+from pages.components.errors import explain
+from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs, put_in_queue
 from pages.components.library import zoo_location
 from pages.components.navigation import link_to, page
 from pages.components.show import inert, show_caption
 from pages.components.zoo_form import zoo_form
-from sane_engine.checkpoint import Refusal
-from sane_engine.jobs import ACTIVE, OWN_FOLDER, Job, submit
+from sane_engine.jobs import ACTIVE, OWN_FOLDER, Job
 from sane_engine.sane.encoder_file import encoder_folders
-from sane_engine.workspace import assets_root, plain_name, workspace_root
+from sane_engine.workspace import assets_root, first_free, plain_name, workspace_root
 
 ZOO, ENCODER = "A zoo", "An encoder"
 _KINDS, _AT_WORK = ("train-zoo", "pretrain"), ("running", "cancelling")
@@ -42,16 +40,10 @@ def _start(label: str, arguments: list[str], title: str, files: dict[str, str], 
     if problem:
         st.warning(inert(problem), icon=":material/edit:")
     if st.button(label, type="primary", icon=":material/play_arrow:", disabled=problem is not None):
-        try:
-            job = submit(arguments, title, files=files)
-        except Refusal as refusal:
-            show_refusal(refusal)
-            return
-        except OSError as error:
-            show_failure(error, "putting the job into the queue")
-            return
-        st.session_state["train-job"] = job.id
-        st.rerun()
+        job = put_in_queue(arguments, title, files=files)
+        if job is not None:
+            st.session_state["train-job"] = job.id
+            st.rerun()
 
 
 def _zoo() -> None:
@@ -87,9 +79,8 @@ def _encoder(now: Current) -> None:
             "This zoo has no training models.", "Give its CSV a column split, or choose another zoo in the sidebar."
         )
         return
-    name = st.text_input(
-        "Name", _free(f"{plain_name(now.name, 'my')[:50]}-sane"), key=f"encoder-name-{now.key}", max_chars=60
-    )
+    free = first_free(f"{plain_name(now.name, 'my')[:50]}-sane", encoder_folders())
+    name = st.text_input("Name", free, key=f"encoder-name-{now.key}", max_chars=60)
     config = encoder_form(now.key)
     if config is None:
         return
@@ -99,12 +90,6 @@ def _encoder(now: Current) -> None:
     files = {"config.json": json.dumps(config.to_json(), indent=1)}
     title = f"Encoder {name} on {now.name}: {config.steps:,} steps"
     _start("Pretrain the encoder", arguments, title, files, _name_problem(name, "encoders"))
-
-
-def _free(name: str) -> str:
-    """The name, or with the first number that no encoder has."""
-    taken = encoder_folders()
-    return next(each for number in count(1) if (each := name if number == 1 else f"{name}-{number}") not in taken)
 
 
 def _shown(known: list[Job]) -> list[Job]:

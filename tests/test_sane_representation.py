@@ -11,7 +11,7 @@ import torch
 from sane_zoos import SYMMETRIC, WIDE, shuffled, stacked, symmetric_zoo
 
 from sane_engine import tokenize_batch
-from sane_engine.behaviour.networks import plainest_architecture
+from sane_engine.behaviour.networks import plainest_architecture, runnable
 from sane_engine.progress import Cancelled
 from sane_engine.sampling.frame import frame_of
 from sane_engine.sampling.spaces import encode_models, space_of
@@ -19,7 +19,7 @@ from sane_engine.sane import Embeddings, Sane, SaneConfig, decode_models, embed,
 from sane_engine.sane.auxiliary import layer_means
 from sane_engine.sane.fidelity import reconstruct_tokens
 from sane_engine.sane.layer_summaries import OF_WEIGHTS, SPECTRUM, STATISTICS, summarise
-from sane_engine.sane.noise_behaviour import OF_LAYER, noise_behaviour, runnable
+from sane_engine.sane.noise_behaviour import OF_LAYER, noise_behaviour
 from sane_engine.sane.path_summaries import REACH, path_summaries
 from sane_engine.sane.reactions import fit_reactions, split_reactions
 from sane_engine.sane.readout import fit_readout
@@ -27,6 +27,8 @@ from sane_engine.sane.scale_features import scale_features
 from sane_engine.sane.summariser import SUMMARY, Summariser
 from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.zoo import Zoo
+from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
+from sane_engine.zoo.architectures import build
 
 CONFIG = SaneConfig(
     token_size=8, latent=5, d_model=16, layers=1, heads=2, feedforward=24, window=16, steps=12, batch_size=8,
@@ -100,6 +102,17 @@ def test_what_paths_and_noise_tell_does_not_depend_on_the_order_of_units(zoo: Zo
     assert torch.allclose(found[0][:, -1], found[1][:, -1], atol=1e-3)
     assert torch.isfinite(found[0][:, -1]).all()
     assert torch.isnan(found[0][:, 0, OF_LAYER:]).all()
+
+
+def test_noise_goes_through_pooling_too() -> None:
+    architecture = ArchitectureSpec((1, 8, 8), (ConvSpec(3, 3, pool=2),), (5,), 4, "relu")
+    networks = [build(architecture) for _ in range(3)]
+    stack = {
+        name: torch.stack([network.state_dict()[name] for network in networks]) for name in architecture.shapes
+    }
+    found = noise_behaviour(architecture.to_json(), stack)
+    assert found.shape[:2] == (3, 3)
+    assert torch.isfinite(found[:, -1]).all()
 
 
 def test_unknown_chains_and_architectures_are_left_out() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.components.errors import explain, show_failure, show_refusal
-from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs
+from pages.components.errors import explain
+from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs, put_in_queue
 from pages.components.library import digest_of, encoder_digest, zoo_location
 from pages.components.show import show_caption
-from sane_engine.checkpoint import Refusal
 from sane_engine.demo import precomputed_folder
-from sane_engine.jobs import ACTIVE, Job, submit
+from sane_engine.jobs import ACTIVE, Job
 from sane_engine.sane import encoder_folders
 from sane_engine.zoo import Zoo
 
@@ -40,13 +39,8 @@ def embed_job(key: str, name: str, zoo: Zoo, encoder: str) -> None:
         "Embed it once, as a job beside the app: embeddings, maps and WeightWatcher's features are then kept.",
     )
     if st.button(f"Embed {len(zoo.table):,} checkpoints", type="primary", icon=":material/play_arrow:"):
-        try:
-            submit(arguments, f"Embedding of {name} by {encoder}: {len(zoo.table):,} checkpoints")
-        except Refusal as refusal:
-            show_refusal(refusal)
-        except OSError as error:
-            show_failure(error, "putting the job into the queue")
-        else:
+        title = f"Embedding of {name} by {encoder}: {len(zoo.table):,} checkpoints"
+        if put_in_queue(arguments, title) is not None:
             st.rerun()
 
 

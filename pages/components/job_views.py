@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,12 @@ import streamlit as st
 
 from pages.components import state
 from pages.components.charts import empty_figure
-from pages.components.errors import show_refusal
+from pages.components.errors import show_failure, show_refusal
 from pages.components.labels import in_plot
 from pages.components.palette import palette
 from pages.components.show import inert, show_caption, show_figure
 from sane_engine.checkpoint import Refusal
-from sane_engine.jobs import ACTIVE, Job, Report, again, cancel, jobs, measures, remove, reports
+from sane_engine.jobs import ACTIVE, Job, Report, again, cancel, jobs, measures, remove, reports, submit
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -42,6 +42,17 @@ def known_jobs() -> list[Job]:
     except Refusal as refusal:
         show_refusal(refusal)
         return []
+
+
+def put_in_queue(arguments: Sequence[str], title: str, *, files: Mapping[str, str] | None = None) -> Job | None:
+    """Submit a job; what keeps it from the queue is said on the page."""
+    try:
+        return submit(arguments, title, files=files or {})
+    except Refusal as refusal:
+        show_refusal(refusal)
+    except OSError as error:
+        show_failure(error, "putting the job into the queue")
+    return None
 
 
 def duration(seconds: float | None) -> str:

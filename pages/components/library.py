@@ -110,7 +110,7 @@ def _trained_on(zoo_key: str | None, names: list[str]) -> list[str]:
     if zoo_key is None:
         return []
     try:
-        digest = get_zoo(zoo_key).digest
+        digest = digest_of(get_zoo(zoo_key))
         return [name for name in names if encoder_provenance(name).get("zoo_digest") == digest]
     except (Refusal, OSError, KeyError, ValueError):  # the pages that open them say what is wrong
         return []

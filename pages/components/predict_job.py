@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import streamlit as st
 
 from pages.components.current import Current
-from pages.components.errors import show_failure, show_refusal
-from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs
+from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs, put_in_queue
 from pages.components.library import zoo_location
 from pages.components.show import show_caption
-from sane_engine.checkpoint import Refusal
-from sane_engine.jobs import ACTIVE, Job, submit
+from sane_engine.jobs import ACTIVE, Job
 from sane_engine.probing import ProbeTable
 from sane_engine.representations import representations
 
@@ -43,15 +41,9 @@ def probe_job(now: Current, found: ProbeTable | None) -> None:
         help="As a job, beside the app: encoders are trained for every split, so it takes a while. What it has "
         "finished it keeps.",
     )
-    if clicked:
-        try:
-            submit(arguments_of(now, found, names), f"Probe of {now.name}: {len(names)} representations")
-        except Refusal as refusal:
-            show_refusal(refusal)
-        except OSError as error:
-            show_failure(error, "putting the job into the queue")
-        else:
-            st.rerun()
+    title = f"Probe of {now.name}: {len(names)} representations"
+    if clicked and put_in_queue(arguments_of(now, found, names), title) is not None:
+        st.rerun()
 
 
 def arguments_of(now: Current, found: ProbeTable | None, names: Sequence[str]) -> list[str]:

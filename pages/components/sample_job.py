@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from itertools import count
+from pathlib import Path
 
 import streamlit as st
 
 from pages.components.current import Current
-from pages.components.errors import show_failure, show_refusal
-from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs
+from pages.components.job_views import REFRESH_SECONDS, job_card, known_jobs, put_in_queue
 from pages.components.library import zoo_location
 from pages.components.navigation import link_to
 from pages.components.sampling_run import Request
 from pages.components.show import show_caption
 from pages.components.state import write_rows
-from sane_engine.checkpoint import Refusal
-from sane_engine.jobs import ACTIVE, Job, submit
+from sane_engine.jobs import ACTIVE, Job
 from sane_engine.sane import encoder_folders
-from sane_engine.workspace import plain_name, workspace_root
+from sane_engine.workspace import first_free, plain_name, visible, workspace_root
 
 _STARTED = "sample-job"
 
 
 def start_job(now: Current, request: Request) -> None:
     """Put what the form asks for into the queue."""
-    name = _free(plain_name(f"{now.name}-{request.method}-{request.space}-seed{request.seed}", "samples"))
-    try:
-        job = submit(arguments_of(now, request, name), f"{request.n} samples of {now.name}: {name}")
-    except Refusal as refusal:
-        show_refusal(refusal)
-    except OSError as error:
-        show_failure(error, "putting the job into the queue")
-    else:
+    wanted = plain_name(f"{now.name}-{request.method}-{request.space}-seed{request.seed}", "samples")
+    name = first_free(wanted, _taken())
+    job = put_in_queue(arguments_of(now, request, name), f"{request.n} samples of {now.name}: {name}")
+    if job is not None:
         st.session_state[_STARTED] = job.id
 
 
@@ -67,11 +61,11 @@ def sample_job() -> None:
         st.button("Put away", key="sample-job-seen", on_click=_put_away, icon=":material/close:", type="tertiary")
 
 
-def _free(name: str) -> str:
+def _taken() -> set[str]:
+    """Names of samples that are there, or that a job is to write."""
     folder = workspace_root() / "samples"
-    named = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    waiting = {part for job in known_jobs() for part in job.arguments}
-    return next(each for each in named if not (folder / each).exists() and str(folder / each) not in waiting)
+    waiting = (Path(part) for job in known_jobs() if job.kind == "sample" for part in job.arguments)
+    return {path.name for path in visible(folder, "*")} | {path.name for path in waiting if path.parent == folder}
 
 
 def _started() -> Job | None:

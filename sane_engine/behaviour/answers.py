@@ -25,10 +25,23 @@ _LARGEST = 38.0
 
 def noise(shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
     """White noise, and noise that is smooth as images are: a network answers to the two differently."""
-    generator = torch.Generator().manual_seed(seed)
-    white = torch.randn(INPUTS, *shape, generator=generator)
-    sides = (max(2, (side + SMOOTHNESS - 1) // SMOOTHNESS) for side in shape[1:])
-    coarse = torch.randn(INPUTS, shape[0], *sides, generator=generator)
+    return white_and_smooth(shape, INPUTS, torch.Generator().manual_seed(seed), least=2)
+
+
+def white_and_smooth(
+    shape: tuple[int, ...], count: int, generator: torch.Generator, *, least: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Both kinds of noise, ``[count, c, h, w]`` each.
+
+    Args:
+        shape: Channels, height and width.
+        count: Images of each kind.
+        generator: Draws them.
+        least: Values that smooth noise is made from along a side, at least.
+    """
+    white = torch.randn(count, *shape, generator=generator)
+    sides = (max(least, (side + SMOOTHNESS - 1) // SMOOTHNESS) for side in shape[1:])
+    coarse = torch.randn(count, shape[0], *sides, generator=generator)
     return white, _SMOOTH * F.interpolate(coarse, size=shape[1:], mode="bilinear")
 
 

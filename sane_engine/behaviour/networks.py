@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,7 +15,7 @@ from torch.func import functional_call
 from sane_engine.zoo.activations import ACTIVATION_FUNCTIONS
 from sane_engine.zoo.architecture_families import Architecture
 from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
-from sane_engine.zoo.architectures import as_architecture, build
+from sane_engine.zoo.architectures import as_architecture, build, stacked_layers
 from sane_engine.zoo.spec import ACTIVATIONS, SpecError
 
 if TYPE_CHECKING:
@@ -38,6 +37,22 @@ def architecture_of(zoo: Zoo) -> Architecture | None:
         return None
     shapes = {p.name: p.shape for p in zoo.signature(0)}
     return architecture if shapes == dict(architecture.shapes) else None
+
+
+def runnable(zoo: Zoo, rows: NDArray[np.int64]) -> dict[str, Any] | None:
+    """How to run some models of one layout; ``None`` unless they are plain chains that share an activation."""
+    try:
+        architecture = as_architecture(zoo.architecture or {})
+    except (SpecError, TypeError, ValueError):
+        return None
+    if not isinstance(architecture, ArchitectureSpec):
+        return None
+    if {p.name: p.shape for p in zoo.signature(int(rows[0]))} != dict(architecture.shapes):
+        return None
+    told = set(zoo.table["activation"].iloc[rows]) if "activation" in zoo.table else {architecture.activation}
+    if len(told) > 1 or not told <= set(ACTIVATION_FUNCTIONS):
+        return None
+    return replace(architecture, activation=told.pop()).to_json()
 
 
 def by_activation(zoo: Zoo, architecture: Architecture) -> Iterator[tuple[Architecture, NDArray[np.int64]]]:
@@ -92,42 +107,10 @@ def runner(architecture: Architecture, stacked: Mapping[str, Tensor]) -> Run:
         Outputs are those of convolutions and fully connected layers, before the activation.
     """
     if isinstance(architecture, ArchitectureSpec):
-        return lambda images: _chain(architecture, stacked, images)
+        return lambda images: list(stacked_layers(architecture, stacked, images))
     with torch.device("meta"):
         network = build(architecture)
     return lambda images: _one_by_one(network, stacked, images)
-
-
-def _chain(architecture: ArchitectureSpec, stacked: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
-    function = ACTIVATION_FUNCTIONS[architecture.activation]
-    m, batch = len(next(iter(stacked.values()))), len(images)
-    hidden, outputs = images, []
-    for number, spec in enumerate(architecture.convolutions, start=1):
-        weight, bias = stacked[f"conv{number}.weight"], stacked[f"conv{number}.bias"]
-        padded = F.pad(hidden, (spec.padding,) * 4) if spec.padding else hidden
-        # Patches as columns, then one matrix product a model: many times faster than a grouped convolution here.
-        patches = padded.unfold(-2, spec.kernel, spec.stride).unfold(-2, spec.kernel, spec.stride)
-        size = patches.shape[-4:-2]
-        kernels = weight.flatten(2)
-        if number == 1:  # all models see the same images
-            columns = patches.permute(1, 4, 5, 0, 2, 3).reshape(kernels.shape[2], -1)
-            flat = (kernels.flatten(0, 1) @ columns).view(m, spec.out, -1) + bias[:, :, None]
-        else:
-            columns = patches.permute(0, 2, 5, 6, 1, 3, 4).reshape(m, kernels.shape[2], -1)
-            flat = torch.baddbmm(bias[:, :, None], kernels, columns)
-        out = flat.view(m, spec.out, batch, *size).transpose(1, 2)
-        outputs.append(out)
-        if spec.pool > 1:
-            pooled = F.max_pool2d(out.flatten(0, 1), spec.pool)
-            out = pooled.reshape(m, batch, *pooled.shape[1:])
-        hidden = function(out)
-    hidden = hidden.flatten(2) if architecture.convolutions else images.flatten(1).expand(m, -1, -1)
-    for number in range(1, len(architecture.fully_connected) + 1):
-        if number > 1:
-            hidden = function(hidden)
-        hidden = torch.baddbmm(stacked[f"fc{number}.bias"][:, None], hidden, stacked[f"fc{number}.weight"].mT)
-        outputs.append(hidden)
-    return outputs
 
 
 def _one_by_one(network: nn.Module, stacked: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:

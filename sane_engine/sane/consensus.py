@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from sane_engine.behaviour.answers import white_and_smooth
 from sane_engine.zoo.architectures import forward_stacked
 
 IMAGES = 192
@@ -29,7 +29,6 @@ MODELS_AT_ONCE = 64
 # exp(−30) is no chance at all; a network that is certain and wrong must not outweigh all others.
 _LEAST = -30.0
 _TINY = 1e-6
-_SMOOTH = 1.5
 _CURVE_POINTS = 40
 _MOST_STROKES = 3
 
@@ -41,9 +40,7 @@ def noise_images(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
     """
     channels, height, width = shape
     generator = torch.Generator().manual_seed(seed)
-    white = torch.randn(IMAGES, channels, height, width, generator=generator)
-    coarse = torch.randn(IMAGES, channels, *((side + 2) // 3 for side in (height, width)), generator=generator)
-    smooth = _SMOOTH * F.interpolate(coarse, size=(height, width), mode="bilinear")
+    white, smooth = white_and_smooth(shape, IMAGES, generator)
     drawn = _strokes(height, width, generator)[:, None].expand(-1, channels, -1, -1)
     return torch.cat((white, smooth, (drawn - drawn.mean()) / drawn.std()))
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 from torch.nn import functional as F
 
-from sane_engine.zoo.activations import ACTIVATION_FUNCTIONS
-from sane_engine.zoo.architectures import SmallCNN, as_architecture, build
-from sane_engine.zoo.spec import ArchitectureSpec, SpecError
-
-if TYPE_CHECKING:
-    from sane_engine.sane.training_set import Rows
-    from sane_engine.zoo import Zoo
+from sane_engine.behaviour.answers import path_norms
+from sane_engine.behaviour.networks import runner
+from sane_engine.zoo.architecture_families import Architecture
+from sane_engine.zoo.architectures import as_architecture
 
 INPUTS = 64
 """Standard normal images, the same for all models."""
@@ -31,22 +27,6 @@ _SATURATED = 2.0
 _FLOOR = 1e-12
 
 
-def runnable(zoo: Zoo, rows: Rows) -> dict[str, Any] | None:
-    """How to run some models of one layout; ``None`` unless they are plain chains that share an activation."""
-    try:
-        architecture = as_architecture(zoo.architecture or {})
-    except (SpecError, TypeError, ValueError):
-        return None
-    if not isinstance(architecture, ArchitectureSpec):
-        return None
-    if {p.name: p.shape for p in zoo.signature(int(rows[0]))} != dict(architecture.shapes):
-        return None
-    told = set(zoo.table["activation"].iloc[rows]) if "activation" in zoo.table else {architecture.activation}
-    if len(told) > 1 or not told <= set(ACTIVATION_FUNCTIONS):
-        return None
-    return replace(architecture, activation=told.pop()).to_json()
-
-
 @torch.no_grad()
 def noise_behaviour(architecture: Mapping[str, Any], stacked: Mapping[str, Tensor]) -> Tensor:
     """Behaviour of models of one layout: float32 ``[m, layers, BEHAVIOUR]``.
@@ -57,39 +37,24 @@ def noise_behaviour(architecture: Mapping[str, Any], stacked: Mapping[str, Tenso
     often the commonest class wins.
 
     Args:
-        architecture: What :func:`runnable` gave.
+        architecture: What :func:`~sane_engine.behaviour.networks.runnable` gave.
         stacked: Tensor name → ``[m, …]``.
     """
-    network = build(architecture)
-    assert isinstance(network, SmallCNN)
+    known = as_architecture(architecture)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(INPUTS, *network.architecture.input_shape, generator=generator)
-    tensors = {name: stacked[name].float() for name in network.architecture.shapes}
+    noise = torch.randn(INPUTS, *known.input_shape, generator=generator)
+    tensors = {name: stacked[name].float() for name in known.shapes}
     m = len(next(iter(tensors.values())))
     chunks = [slice(first, first + MODELS_AT_ONCE) for first in range(0, m, MODELS_AT_ONCE)]
-    return torch.cat([_of_models(network, {n: t[rows] for n, t in tensors.items()}, noise) for rows in chunks])
+    return torch.cat([_of_models(known, {n: t[rows] for n, t in tensors.items()}, noise) for rows in chunks])
 
 
-def _of_models(network: SmallCNN, stacked: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-    names = (*network.convolution_names, *network.fully_connected_names)
-
-    def layers(tensors: dict[str, Tensor]) -> list[Tensor]:
-        hidden, seen = noise, []
-        for name in names:
-            module: Any = network.get_submodule(name)
-            weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-            if name in network.convolution_names:
-                out = F.conv2d(hidden, weight, bias, module.stride, module.padding)
-            else:
-                out = F.linear(hidden.flatten(1), weight, bias)
-            seen.append(out)
-            hidden = network.activation(out)
-        return seen
-
-    outputs = vmap(layers)(dict(stacked))
+def _of_models(architecture: Architecture, stacked: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+    outputs = runner(architecture, stacked)(noise)
     of_layers = torch.stack([_of_layer(out) for out in outputs], dim=1)
-    of_layers = torch.cat((of_layers, _path_norms(names, stacked)[..., None]), dim=2)
-    of_outputs = torch.full((len(of_layers), len(names), OF_OUTPUT), torch.nan)
+    paths = (path_norms(stacked) * math.log(10)).float()
+    of_layers = torch.cat((of_layers, paths[..., None]), dim=2)
+    of_outputs = torch.full((len(of_layers), len(outputs), OF_OUTPUT), torch.nan)
     of_outputs[:, -1] = _of_outputs(outputs[-1])
     return torch.cat((of_layers, of_outputs), dim=2)
 
@@ -112,23 +77,6 @@ def _of_layer(out: Tensor) -> Tensor:
 
 def _log(values: Tensor) -> Tensor:
     return values.clamp(min=_FLOOR).log()
-
-
-def _path_norms(names: tuple[str, ...], stacked: Mapping[str, Tensor]) -> Tensor:
-    """Log of the mean over units of the sum over paths of products of |w|, up to each layer: ``[m, layers]``."""
-    size: Tensor | None = None
-    parts = []
-    for name in names:
-        weight = stacked[f"{name}.weight"].abs().double()
-        if weight.ndim > 3:
-            weight = weight.flatten(3).sum(dim=3)
-        if size is None:
-            size = torch.ones(len(weight), weight.shape[2], dtype=torch.float64)
-        # Flattened images: each channel stands for a run of inputs.
-        weight = weight.reshape(len(weight), weight.shape[1], size.shape[1], -1).sum(dim=3)
-        size = torch.einsum("moi,mi->mo", weight, size)
-        parts.append(_log(size.mean(dim=1)))
-    return torch.stack(parts, dim=1).float()
 
 
 def _of_outputs(logits: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sane_engine.behaviour.networks import runnable
 from sane_engine.checkpoint import Refusal
 from sane_engine.sane.augmentation import View
 from sane_engine.sane.config import SaneConfig
-from sane_engine.sane.noise_behaviour import runnable
 
 if TYPE_CHECKING:
     from sane_engine.sane.training_set import Group, TrainingSet

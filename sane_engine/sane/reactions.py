@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 
 from sane_engine.behaviour.answers import INPUTS, answers, noise
-from sane_engine.behaviour.networks import MODELS_AT_ONCE, floats, plainest_architecture, runner
+from sane_engine.behaviour.networks import MODELS_AT_ONCE, floats, plainest_architecture, runnable, runner
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sane.consensus import AGREEMENT, KINDS, Consensus, noise_images
-from sane_engine.sane.noise_behaviour import runnable
 from sane_engine.sane.normalisation import structure
 from sane_engine.sane.remembered import Remembered, keys_of
 from sane_engine.tokens import TokenBatch, detokenize_batch, layout_of

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sane_engine.behaviour.networks import runnable
 from sane_engine.checkpoint import Refusal
 from sane_engine.progress import CancelCheck, stop_if
 from sane_engine.sane.alignment import Aligner
 from sane_engine.sane.augmentation import View
 from sane_engine.sane.config import SaneConfig
 from sane_engine.sane.loss import entry_weights
-from sane_engine.sane.noise_behaviour import runnable
 from sane_engine.sane.normalisation import Normalizer, Statistics, fit_statistics, own_statistics, structure
 from sane_engine.sane.positions import rescaled_positions
 from sane_engine.sane.summariser import Summariser, fit_summariser

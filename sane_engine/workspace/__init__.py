@@ -8,6 +8,7 @@ from sane_engine.workspace.atomic import discard as discard
 from sane_engine.workspace.atomic import remove as remove
 from sane_engine.workspace.atomic import sync as sync
 from sane_engine.workspace.atomic import unfinished_folder as unfinished_folder
+from sane_engine.workspace.names import first_free as first_free
 from sane_engine.workspace.names import plain_name as plain_name
 from sane_engine.workspace.places import ASSETS_VARIABLE as ASSETS_VARIABLE
 from sane_engine.workspace.places import ENVIRONMENT_VARIABLE as ENVIRONMENT_VARIABLE
@@ -26,6 +27,6 @@ from sane_engine.workspace.sweeping import sweep as sweep
 
 __all__ = [
     "ASSETS_VARIABLE", "ENVIRONMENT_VARIABLE", "QUOTA_VARIABLE", "assets_root", "atomic_file", "atomic_folder",
-    "discard", "disk_full", "open_root", "plain_name", "quota_bytes", "remove", "require_room", "size_of", "strays",
-    "sweep", "sync", "unfinished_folder", "used_bytes", "visible", "workspace_root",
+    "discard", "disk_full", "first_free", "open_root", "plain_name", "quota_bytes", "remove", "require_room",
+    "size_of", "strays", "sweep", "sync", "unfinished_folder", "used_bytes", "visible", "workspace_root",
 ]  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
+from itertools import count
 
 _LONGEST = 60
 
@@ -15,3 +17,9 @@ def plain_name(text: str, otherwise: str) -> str:
         otherwise: What to call it if nothing of the name is left.
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:_LONGEST].strip("-._") or otherwise
+
+
+def first_free(name: str, taken: Container[str]) -> str:
+    """The name, or the first of ``name-2``, ``name-3`` … that is not taken."""
+    named = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(each for each in named if each not in taken)

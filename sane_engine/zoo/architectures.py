@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -126,9 +127,30 @@ def forward_stacked(
         return _forward_each(
             replace(architecture, activation=activation or architecture.activation), stacked, images
         )
+    # Only the last: what the layers before it made need not be kept.
+    (logits,) = deque(stacked_layers(architecture, stacked, images, activation=activation), maxlen=1)
+    return logits
+
+
+def stacked_layers(
+    architecture: ArchitectureSpec,
+    stacked: Mapping[str, Tensor],
+    images: Tensor,
+    *,
+    activation: str | None = None,
+) -> Iterator[Tensor]:
+    """What each layer of many chains makes of images, before pooling and activation: ``[m, b, …]``; logits last.
+
+    Args:
+        architecture: What all models share.
+        stacked: Parameter name → ``[m, …]``.
+        images: ``[b, c, h, w]``, seen by every model, or ``[m, b, c, h, w]``, a batch for each.
+        activation: In place of the architecture's own.
+    """
     function = ACTIVATION_FUNCTIONS[activation or architecture.activation]
     n_models = next(iter(stacked.values())).shape[0]
-    hidden = images.expand(n_models, *images.shape) if images.dim() == 4 else images
+    shared = images.dim() == 4
+    hidden = images.unsqueeze(0) if shared else images
     batch = hidden.shape[1]
     for number, convolution in enumerate(architecture.convolutions, start=1):
         weight, bias = stacked[f"conv{number}.weight"], stacked[f"conv{number}.bias"]
@@ -137,22 +159,25 @@ def forward_stacked(
         # Patches as columns, then one matrix product a model: many times faster than a grouped convolution here.
         patches = hidden.unfold(3, convolution.kernel, convolution.stride)
         patches = patches.unfold(4, convolution.kernel, convolution.stride)
-        height, width = patches.shape[3:5]
-        columns = patches.permute(0, 2, 5, 6, 1, 3, 4).reshape(n_models, weight[0, 0].numel(), -1)
-        flat = torch.baddbmm(bias.unsqueeze(2), weight.flatten(2), columns)
-        hidden = flat.view(n_models, convolution.out * batch, height, width)
+        size = patches.shape[3:5]
+        kernels = weight.flatten(2)
+        columns = patches.permute(0, 2, 5, 6, 1, 3, 4).reshape(len(hidden), kernels.shape[2], -1)
+        if shared and number == 1:  # one product for all models, and their patches once
+            flat = (kernels.flatten(0, 1) @ columns[0]).view(n_models, convolution.out, -1) + bias.unsqueeze(2)
+        else:
+            flat = torch.baddbmm(bias.unsqueeze(2), kernels, columns)
+        yield flat.view(n_models, convolution.out, batch, *size).transpose(1, 2)
+        hidden = flat.view(n_models, convolution.out * batch, *size)
         if convolution.pool > 1:
             hidden = F.max_pool2d(hidden, convolution.pool)
-        size = hidden.shape[2:]
-        hidden = function(hidden).view(n_models, convolution.out, batch, *size).transpose(1, 2)
-    hidden = hidden.reshape(n_models, batch, -1)
-    last = len(architecture.fully_connected)
-    for number in range(1, last + 1):
+        hidden = function(hidden).view(n_models, convolution.out, batch, *hidden.shape[2:]).transpose(1, 2)
+    hidden = hidden.expand(n_models, *hidden.shape[1:]).reshape(n_models, batch, -1)
+    for number in range(1, len(architecture.fully_connected) + 1):
+        if number > 1:
+            hidden = function(hidden)
         weight, bias = stacked[f"fc{number}.weight"], stacked[f"fc{number}.bias"]
         hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
-        if number < last:
-            hidden = function(hidden)
-    return hidden
+        yield hidden
 
 
 def _forward_each(architecture: ResNetSpec, stacked: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from tiny_zoo import EPOCHS, MODELS, network
 
 from pages.components import state
 from sane_engine.workspace import workspace_root
-from sane_engine.zoo import load_zoo
 
 Open = Callable[..., AppTest]
 
@@ -31,11 +30,6 @@ def texts(app: AppTest) -> str:
 
 def assert_healthy(app: AppTest) -> None:
     assert not app.exception, [element.message for element in app.exception]
-
-
-def _query(app: AppTest, name: str) -> str:
-    value = app.query_params[name]
-    return value if isinstance(value, str) else value[0]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -61,56 +55,6 @@ def test_captions_say_how_many_which_seed_and_how_trustworthy(app: Open) -> None
         assert part in said
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"level": "Layers"},
-        {"map": "PCA"},
-        {"colour": "activation"},
-        {"colour": "learning_rate"},
-        {"level": "Layers", "colour": "layer_name"},
-        {"epoch": "Last"},
-        {"epoch": "5"},
-        {"pinned": "3"},
-    ],
-)
-def test_explore_takes_its_view_from_the_link(app: Open, query: dict[str, str]) -> None:
-    shown = app("explore", **query)
-    assert_healthy(shown)
-    assert not shown.error
-    for name, value in query.items():
-        assert str(shown.session_state[name]) == value
-        assert _query(shown, name) == value
-
-
-def test_link_restores_the_selection_on_every_page(app: Open) -> None:
-    for page in PAGES:
-        shown = app(page, zoo="tiny", selection="0-2,7")
-        assert_healthy(shown)
-        assert "Selection: 4 checkpoints" in texts(shown)
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"selection": "nonsense"},
-        {"selection": "0-99999999999"},
-        {"pinned": "-1"},
-        {"pinned": "12345"},
-        {"colour": "no such column"},
-        {"zoo": "../../etc"},
-        {"encoder": "<b>x</b>"},
-        {"epoch": "77"},
-        {"model": "abc"},
-    ],
-)
-@pytest.mark.parametrize("page", ["explore", "layers", "inspect"])
-def test_a_broken_link_falls_back_to_the_default_view(app: Open, page: str, query: dict[str, str]) -> None:
-    shown = app(page, **query)
-    assert_healthy(shown)
-    assert not shown.error
-
-
 def test_selection_shows_its_accuracy_against_the_zoo_and_what_sets_it_apart(app: Open) -> None:
     last_of_the_best = ",".join(str(3 * model + 2) for model in range(9, 12))
     shown = app("explore", zoo="tiny", selection=last_of_the_best)
@@ -121,15 +65,6 @@ def test_selection_shows_its_accuracy_against_the_zoo_and_what_sets_it_apart(app
     apart = next(frame.value for frame in shown.dataframe if "difference" in frame.value.columns)
     assert apart.iloc[0]["property"] == "learning rate"
     assert apart.iloc[0]["difference"] > 1
-
-
-def test_clear_empties_the_selection_and_the_link(app: Open) -> None:
-    shown = app("explore", zoo="tiny", selection="4-6")
-    assert state.read_rows(_query(shown, "selection")) == (4, 5, 6)
-    shown.button(key="clear-selection").click().run()
-    assert_healthy(shown)
-    assert "Selection: 0 checkpoints" in texts(shown)
-    assert "selection" not in shown.query_params
 
 
 def test_pin_and_unpin(app: Open) -> None:
@@ -147,15 +82,6 @@ def test_search_selects_what_it_finds(app: Open) -> None:
     shown.button(key="select-found").click().run()
     assert_healthy(shown)
     assert shown.session_state[state.SELECTION] == (9, 10, 11)
-
-
-def test_views_survive_a_change_of_page(app: Open) -> None:
-    shown = app("explore", zoo="tiny", selection="0-2", colour="activation")
-    shown.switch_page("pages/zoo.py").run()
-    shown.switch_page("pages/explore.py").run()
-    assert_healthy(shown)
-    assert shown.selectbox(key=state.COLOUR).value == "activation"
-    assert "Selection: 3 checkpoints" in texts(shown)
 
 
 def test_a_choice_made_on_one_page_holds_on_the_others(app: Open) -> None:
@@ -189,23 +115,6 @@ def test_what_was_ticked_is_not_taken_for_a_row_of_another_search(app: Open) -> 
     shown.text_input(key="table-search").set_value("net_03").run()
     assert_healthy(shown)
     assert shown.button(key="select-rows").label == "Select"
-
-
-def test_the_link_names_no_rows_of_another_zoo(app: Open) -> None:
-    load_zoo("tiny").save(workspace_root() / "zoos" / "other")
-    shown = app("zoo", zoo="tiny", selection="0-3", pinned="2")
-    assert _query(shown, "selection") == "0-3"
-    shown.selectbox(key="zoo").set_value("other").run()
-    assert_healthy(shown)
-    assert not {"selection", "pinned", "model"} & set(shown.query_params)
-    back = shown.selectbox(key="zoo").set_value("tiny").run()
-    assert "Selection: 4 checkpoints" in texts(back)
-
-
-def test_rows_in_a_link_to_an_unknown_zoo_choose_nothing(app: Open) -> None:
-    shown = app("inspect", zoo="opened-000000000000", selection="0-3", model="5")
-    assert "Selection: 0 checkpoints" in texts(shown)
-    assert shown.session_state[state.OPENED_MODEL] is None
 
 
 def test_layers_shows_examples_first_then_the_selection(app: Open) -> None:
