@@ -25,6 +25,7 @@ from benchmarks.sampling_bench import SPACES, Bench, bench_of, kept, measured
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
 from sane_engine.sampling.evaluation import known_distances
+from sane_engine.sampling.frontier import accuracy_at
 from sane_engine.sampling.methods import METHODS, described, method_of
 from sane_engine.sampling.sampling import draw_vectors, prepare
 from sane_engine.sampling.spaces import decode_models, encode_models
@@ -148,17 +149,9 @@ def collect(bench: Bench, name: str, arguments: argparse.Namespace) -> tuple[pd.
 
 
 def at_novelty(points: pd.DataFrame, novelty: float) -> float:
-    """Accuracy of one run at a novelty, between two settings next to each other; NaN where none reach it.
-
-    Where a method passes a novelty twice on its way through the settings, the better passage counts.
-    """
+    """Accuracy of one run at a novelty; NaN where no settings reach it."""
     ordered = points.sort_values("level")
-    x, y = ordered["novelty"].to_numpy(), ordered["accuracy"].to_numpy()
-    found = [float("nan")]
-    for i in range(len(x) - 1):
-        if min(x[i], x[i + 1]) <= novelty <= max(x[i], x[i + 1]) and x[i] != x[i + 1]:
-            found.append(float(y[i] + (y[i + 1] - y[i]) * (novelty - x[i]) / (x[i + 1] - x[i])))
-    return float(np.nanmax(found)) if len(found) > 1 else found[0]
+    return accuracy_at(ordered["novelty"].to_numpy(), ordered["accuracy"].to_numpy(), novelty)
 
 
 def frontier(points: pd.DataFrame, novelties: tuple[float, ...]) -> pd.DataFrame:

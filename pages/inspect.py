@@ -11,7 +11,7 @@ from pages.components import state
 from pages.components.current import Current, current, embedded
 from pages.components.errors import explain, show_failure, show_refusal
 from pages.components.identity import identity_card
-from pages.components.inspect_choice import choose
+from pages.components.inspect_choice import choose_networks
 from pages.components.inspect_intake import intake
 from pages.components.inspect_map import on_the_map
 from pages.components.inspect_prediction import prediction
@@ -175,7 +175,7 @@ def main() -> None:
             )
         return
     _tell_apart(models)
-    shown, chosen = choose(models)
+    shown, chosen = choose_networks(models)
     identity_card(chosen)
     known = embedded(now) if now is not None else None
     tables = _curves(shown, chosen, now, known)

@@ -14,7 +14,7 @@ from pages.components.navigation import page
 from pages.components.palette import palette
 from pages.components.sample_job import sample_job, start_job
 from pages.components.sampling_charts import accuracy_against_novelty, fine_tuning_curves, landing_map
-from pages.components.sampling_frontier import frontier_of, frontier_table
+from pages.components.sampling_frontier import frontier_lines, frontier_said, frontier_table
 from pages.components.sampling_run import Drawn, Request, draw, files, landing, remembered
 from pages.components.sampling_trace import SPACES, trace_tab
 from pages.components.show import file_name, one_line, show_caption, show_figure, show_table, three
@@ -194,11 +194,13 @@ def _worth(now: Current, drawn: Drawn) -> None:
         explain("The zoo does not say how to run its models, so the samples are not scored.")
         return
     summary = found.summary
+    from sane_engine.sampling.frontier import frontier_of
+
     frontier = frontier_of(digest_of(now.zoo))
     figure = accuracy_against_novelty(
-        found.table, found.distances, palette(), frontier.best if frontier is not None else None
+        found.table, found.distances, palette(), frontier_lines(frontier) if frontier is not None else None
     )
-    said = _said(now, drawn) + (f" · lines: {frontier.said}" if frontier is not None else "")
+    said = _said(now, drawn) + (f" · lines: {frontier_said(frontier)}" if frontier is not None else "")
     show_figure(figure, f"{now.name}-novelty", said, alt="Accuracy of samples against their novelty")
     own = summary[summary["group"] == "samples"].iloc[0]
     twin = summary[summary["group"] == "same method in weight space"]

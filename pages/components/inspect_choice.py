@@ -16,7 +16,7 @@ SHOWN, CHOSEN = "networks-shown", "network"
 _KNOWN = "networks-known"
 
 
-def choose(models: Sequence[Inspected]) -> tuple[list[Inspected], Inspected]:
+def choose_networks(models: Sequence[Inspected]) -> tuple[list[Inspected], Inspected]:
     """Draw the pickers where there is a choice; returns the networks to draw, at most eight, and the current one.
 
     Args:

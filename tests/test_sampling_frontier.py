@@ -1,4 +1,4 @@
-"""What each method reaches, as the page draws it."""
+"""What each method reaches: read between settings, never beyond them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pages.components.sampling_frontier import Frontier, frontier_of
+from sane_engine.sampling.frontier import Frontier, frontier_of
 
 
 def frontier() -> Frontier:
