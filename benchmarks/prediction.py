@@ -54,7 +54,10 @@ def variants(train: Embeddings, every: Embeddings, features: int) -> Iterator[tu
     assert every.reactions is not None and every.summaries is not None
     latent = every.layers.shape[2] // 2
     plain = every.summaries[..., latent:].reshape(len(every), -1)
-    yield "without random features: the same numbers as they are", np.concatenate((every.reactions, plain), axis=1)
+    yield (
+        "without random features: the same numbers as they are",
+        np.concatenate((every.reactions.reshape(len(every), -1), plain), axis=1),
+    )
 
 
 def measure(zoo: Zoo, config: SaneConfig, split: int) -> Iterator[dict[str, Any]]:

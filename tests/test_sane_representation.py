@@ -28,7 +28,7 @@ from sane_engine.sane.summariser import SUMMARY, Summariser
 from sane_engine.sane.windows import map_windows, plan_windows
 from sane_engine.zoo import Zoo
 from sane_engine.zoo.architecture_spec import ArchitectureSpec, ConvSpec
-from sane_engine.zoo.architectures import build
+from sane_engine.zoo.architectures import as_architecture, build
 
 CONFIG = SaneConfig(
     token_size=8, latent=5, d_model=16, layers=1, heads=2, feedforward=24, window=16, steps=12, batch_size=8,
@@ -191,7 +191,7 @@ def test_foreign_networks_have_representations_too(encoder: Sane) -> None:
     assert np.isnan(found.summaries[1, 3]).all()
     assert found.readout is None
     assert found.reactions is not None
-    assert np.isfinite(found.reactions).all(axis=1).tolist() == [True, False]
+    assert np.isfinite(found.reactions).all(axis=(1, 2)).tolist() == [True, False]
 
 
 def test_reactions_stay_when_units_change_places_and_signs(zoo: Zoo) -> None:
@@ -225,14 +225,36 @@ def test_agreement_is_with_the_training_models(zoo: Zoo) -> None:
     }
     own, other = (reactions.apply(tokenize_batch(t, 8)) for t in (zoo.stacked(rows), negated))
     assert own is not None and other is not None
-    same = split_reactions(own.shape[1])[1].start
-    assert own[:, same].mean() > other[:, same].mean(), "turned outputs agree less"
+    same = split_reactions(own.shape[2])[1].start
+    assert (own[..., same].mean(dim=0) > other[..., same].mean(dim=0)).all(), "turned outputs agree less"
+
+
+def test_networks_are_run_in_two_ways_of_which_the_zoo_may_tell_one(zoo: Zoo) -> None:
+    rows = np.arange(8, dtype=np.int64)
+    plain, halved = (plainest_architecture(SYMMETRIC, stride=stride) for stride in (1, 2))
+    assert plain is not None and halved is not None
+    for how, expected in (
+        ("shapes", [plain, halved]),
+        ("architecture", [as_architecture(zoo.architecture), plain]),
+    ):
+        reactions = fit_reactions(zoo, rows, replace(CONFIG, reactions=how))
+        assert reactions is not None
+        distinct = list(dict.fromkeys(expected))
+        assert [as_architecture(way.architecture) for way in reactions.ways][: len(distinct)] == distinct
+        found = reactions.apply(tokenize_batch(zoo.stacked(rows), 8))
+        assert found is not None
+        assert found.shape[:2] == (8, 2)
+        assert not torch.equal(found[:, 0], found[:, 1])
 
 
 def test_plainest_architecture_has_the_shapes() -> None:
     plain = plainest_architecture(SYMMETRIC)
     assert plain is not None
     assert dict(plain.shapes) == SYMMETRIC
+    halved = plainest_architecture(SYMMETRIC, stride=2)
+    assert halved is not None
+    assert dict(halved.shapes) == SYMMETRIC
+    assert halved.input_shape[1] > plain.input_shape[1], "the images are larger"
     assert plainest_architecture({"embed.weight": (3, 4)}) is None
 
 

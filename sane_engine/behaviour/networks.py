@@ -64,7 +64,7 @@ def by_activation(zoo: Zoo, architecture: Architecture) -> Iterator[tuple[Archit
         yield replace(architecture, activation=name), np.flatnonzero(names == name).astype(np.int64)
 
 
-def plainest_architecture(shapes: Mapping[str, tuple[int, ...]]) -> ArchitectureSpec | None:
+def plainest_architecture(shapes: Mapping[str, tuple[int, ...]], *, stride: int = 1) -> ArchitectureSpec | None:
     """The plainest chain that weights of these shapes can belong to: tanh, stride 1, no padding, no pooling.
 
     For weights of which nothing else is known. The side of the images follows from the first fully connected layer
@@ -72,6 +72,7 @@ def plainest_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture
 
     Args:
         shapes: Tensor name → shape, of convolutions ``conv1`` … and fully connected layers ``fc1`` ….
+        stride: Of the first convolution, if there is one; the images are larger for it.
 
     Returns:
         ``None`` where the shapes are not those of such a chain.
@@ -82,12 +83,13 @@ def plainest_architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture
         return None
     places, channels = matrices[0][1], kernels[-1][0] if kernels else 1
     side = round((places / channels) ** 0.5)
-    side += sum(s[2] - 1 for s in kernels)
+    side += sum(s[2] - 1 for s in kernels[1:])
+    side = (side - 1) * stride + kernels[0][2] if kernels else 1
     inputs = (kernels[0][1], side, side) if kernels else (1, 1, places)
     try:
         found = ArchitectureSpec(
             inputs,
-            tuple(ConvSpec(s[0], s[2]) for s in kernels),
+            tuple(ConvSpec(s[0], s[2], stride=1 if number else stride) for number, s in enumerate(kernels)),
             tuple(s[0] for s in matrices[:-1]),
             matrices[-1][0],
         )

@@ -220,23 +220,24 @@ _ENTRIES = (
     Entry(
         "sane-weights",
         "SANE, from weights alone",
-        "Summaries of layers, and reactions to noise of the plainest networks with such weights, beside those of "
-        "the training models; random features of them.",
+        "Summaries of layers, and reactions to noise of the two plainest networks with such weights, beside those "
+        "of the training models; random features of them.",
         "weights",
         _predictive("sane-weights", "shapes"),
         depends_on_training=True,
         seeded=True,
-        version=2,
+        version=3,
     ),
     Entry(
         "sane-predictive",
         "SANE, for prediction",
-        "Summaries of layers and reactions to noise, beside those of the training models; random features of them.",
+        "Summaries of layers, and reactions to noise of the networks as their zoo says and of the plainest, beside "
+        "those of the training models; random features of them.",
         "architecture",
         _predictive("sane-predictive", "architecture"),
         depends_on_training=True,
         seeded=True,
-        version=3,
+        version=4,
     ),
 )
 

@@ -35,7 +35,8 @@ class Embeddings:
         foreign: ``[m]``: whether the encoder was trained on another layout than this model's.
         summaries: ``[m, L, z + s]``: latent of each layer's summary token, then the summary itself (standardised),
             where the encoder has them; NaN likewise.
-        reactions: ``[m, r]``: reactions to noise, where the encoder has them; NaN for models of another layout.
+        reactions: ``[m, w, r]``: reactions to noise in ``w`` ways to run a network, where the encoder has them; NaN
+            for models of another layout.
         readout: ``[m, k]``: the vector to predict from, where the encoder has a readout for these layers.
         tokens: ``[m, n, z]``: the latents themselves, where they were asked for and all models share a layout.
         encoder_digest: Which encoder.

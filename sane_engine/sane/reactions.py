@@ -3,9 +3,11 @@
 Three kinds of numbers: how a network answers, how near it comes to the mean answer of the training models, and
 where among theirs its answers lie. No data and no labels.
 
-Networks are run as their zoo says (``"architecture"``), or, where only weights may be looked at (``"shapes"``), as
-the plainest chain that tensors of these shapes can belong to. That is not what they were trained as; it still
-preserves most of what tells a good network from a bad one.
+Networks are run in two ways. Where only weights may be looked at (``"shapes"``), as the two plainest chains that
+tensors of these shapes can belong to: with stride 1 throughout, and with stride 2 in the first convolution. Neither
+need be what they were trained as; they still preserve most of what tells a good network from a bad one, and what a
+network does as something that it is not says of itself more than one of the two. With ``"architecture"`` they are
+run as their zoo says, and as the plainest of these chains.
 
 All numbers stay the same when hidden units change places, or signs behind an odd activation.
 """
@@ -41,12 +43,59 @@ FUNCTIONS = 30
 MOST_FITTED = 4096
 """Of more training rows, this many, evenly spaced, make the consensus and the components."""
 
-KEPT = 6000
-"""Networks whose answers stay in memory: several representations and splits ask for the same ones."""
+KEPT = 10_000
+"""Networks, each way counted, whose answers stay in memory: several representations and splits ask for them."""
 
 _COMPARED = 40
 _LARGEST = 1e4
 _known = Remembered(KEPT)
+
+
+WAYS = 2
+"""In how many ways networks are run, at most."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run networks, and what the training models answered.
+
+    Attributes:
+        architecture: How they are run.
+        consensus: Mean answers of the training models.
+        mean: Mean of their compared answers, ``[d]``.
+        axes: Principal axes of these, ``[d, FUNCTIONS]`` or fewer.
+    """
+
+    architecture: Mapping[str, Any]
+    consensus: Consensus
+    mean: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of(cls, architecture: Mapping[str, Any], logits: Tensor) -> Way:
+        """From the training models' answers ``[m, images, classes]``."""
+        compared = _compared(logits)
+        mean = compared.mean(dim=0)
+        centred = (compared - mean).double()
+        variance, basis = torch.linalg.eigh(centred.T @ centred / len(centred))
+        kept = (variance > 1e-9 * variance[-1].clamp(min=1e-9)).flip(0)[:FUNCTIONS]
+        axes = basis.flip(1)[:, :FUNCTIONS][:, kept]
+        # The sign of an eigenvector is arbitrary: the largest entry is +.
+        axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+        return cls(architecture, Consensus.of(logits), mean, axes.float().contiguous())
+
+    def apply(self, stacked: Mapping[str, Tensor]) -> Tensor:
+        """``[m, answers + AGREEMENT + FUNCTIONS]``."""
+        numbers, logits = _answers(self.architecture, stacked)
+        components = (_compared(logits) - self.mean) @ self.axes
+        if components.shape[1] < FUNCTIONS:
+            components = torch.nn.functional.pad(components, (0, FUNCTIONS - components.shape[1]))
+        return torch.cat((numbers, self.consensus.agreement(logits), components), dim=1).float()
+
+    def state(self) -> dict[str, Tensor]:
+        """As named tensors."""
+        fitted = {"log_chances": self.consensus.log_chances, "logits": self.consensus.logits}
+        return {**fitted, "mean": self.mean, "axes": self.axes}
 
 
 @dataclass(frozen=True)
@@ -55,55 +104,47 @@ class Reactions:
 
     Attributes:
         structure: Of the layout; see :func:`~sane_engine.sane.normalisation.structure`.
-        architecture: How its networks are run.
-        consensus: Mean answers of the training models.
-        mean: Mean of their compared answers, ``[d]``.
-        axes: Principal axes of these, ``[d, FUNCTIONS]`` or fewer.
+        ways: One or two.
     """
 
     structure: str
-    architecture: Mapping[str, Any]
-    consensus: Consensus
-    mean: Tensor
-    axes: Tensor
+    ways: tuple[Way, ...]
 
     def apply(self, batch: TokenBatch) -> Tensor | None:
-        """``[m, answers + AGREEMENT + FUNCTIONS]``, float32; ``None`` for networks of another layout."""
+        """``[m, ways, answers + AGREEMENT + FUNCTIONS]``, float32; ``None`` for networks of another layout."""
         if structure(batch.layout) != self.structure:
             return None
-        return self._of(*_answers(self.architecture, detokenize_batch(batch)))
-
-    def _of(self, numbers: Tensor, logits: Tensor) -> Tensor:
-        components = (_compared(logits) - self.mean) @ self.axes
-        if components.shape[1] < FUNCTIONS:
-            components = torch.nn.functional.pad(components, (0, FUNCTIONS - components.shape[1]))
-        return torch.cat((numbers, self.consensus.agreement(logits), components), dim=1).float()
+        stacked = detokenize_batch(batch)
+        return torch.stack([way.apply(stacked) for way in self.ways], dim=1)
 
     def state(self) -> dict[str, Tensor]:
         """As named tensors."""
         return {
-            "reactions.log_chances": self.consensus.log_chances,
-            "reactions.logits": self.consensus.logits,
-            "reactions.mean": self.mean,
-            "reactions.axes": self.axes,
+            f"reactions.{place}.{name}": tensor
+            for place, way in enumerate(self.ways)
+            for name, tensor in way.state().items()
         }
 
     def record(self) -> dict[str, Any]:
         """What is not tensors, as plain values."""
-        return {"structure": self.structure, "architecture": dict(self.architecture)}
+        return {"structure": self.structure, "architectures": [dict(way.architecture) for way in self.ways]}
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None) -> Reactions | None:
         """The inverse of :meth:`state` and :meth:`record`; ``None`` where there are none."""
         if not record:
             return None
-        consensus = Consensus(tensors["reactions.log_chances"], tensors["reactions.logits"])
-        mean, axes = tensors["reactions.mean"], tensors["reactions.axes"]
-        return cls(str(record["structure"]), record["architecture"], consensus, mean, axes)
+
+        def way(place: int, architecture: Mapping[str, Any]) -> Way:
+            names = ("log_chances", "logits", "mean", "axes")
+            log_chances, logits, mean, axes = (tensors[f"reactions.{place}.{name}"] for name in names)
+            return Way(architecture, Consensus(log_chances, logits), mean, axes)
+
+        return cls(str(record["structure"]), tuple(way(*each) for each in enumerate(record["architectures"])))
 
 
 def split_reactions(width: int) -> tuple[slice, slice, slice]:
-    """Where, in ``width`` numbers, the answers, the agreement and the components lie."""
+    """Where, in the ``width`` numbers of one way, the answers, the agreement and the components lie."""
     first, second = width - FUNCTIONS - AGREEMENT, width - FUNCTIONS
     return slice(0, first), slice(first, second), slice(second, width)
 
@@ -122,28 +163,26 @@ def fit_reactions(
     if config.reactions == "none" or len(groups) != 1:
         return None
     own = groups[0]
-    architecture = runnable(zoo, own) if config.reactions == "architecture" else None
-    if architecture is None:
-        plain = plainest_architecture({p.name: p.shape for p in zoo.signature(int(own[0]))})
-        if plain is None:
-            return None
-        architecture = plain.to_json()
     chosen = own[np.linspace(0, len(own) - 1, min(len(own), MOST_FITTED)).astype(np.int64)]
-    parts = []
-    for first in range(0, len(chosen), MODELS_AT_ONCE):
-        stop_if(cancelled)
-        parts.append(_answers(architecture, zoo.stacked(chosen[first : first + MODELS_AT_ONCE]))[1])
-    logits = torch.cat(parts)
-    compared = _compared(logits)
-    mean = compared.mean(dim=0)
-    centred = (compared - mean).double()
-    variance, basis = torch.linalg.eigh(centred.T @ centred / len(centred))
-    kept = (variance > 1e-9 * variance[-1].clamp(min=1e-9)).flip(0)[:FUNCTIONS]
-    axes = basis.flip(1)[:, :FUNCTIONS][:, kept]
-    # The sign of an eigenvector is arbitrary: the largest entry is +.
-    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    ways = []
+    for architecture in _architectures(zoo, own, config):
+        parts = []
+        for first in range(0, len(chosen), MODELS_AT_ONCE):
+            stop_if(cancelled)
+            parts.append(_answers(architecture, zoo.stacked(chosen[first : first + MODELS_AT_ONCE]))[1])
+        ways.append(Way.of(architecture, torch.cat(parts)))
     key = structure(layout_of(zoo.tensors(int(own[0])), config.token_size))
-    return Reactions(key, architecture, Consensus.of(logits), mean, axes.float().contiguous())
+    return Reactions(key, tuple(ways)) if ways else None
+
+
+def _architectures(zoo: Zoo, own: Rows, config: SaneConfig) -> list[Mapping[str, Any]]:
+    """The ways to run the networks of these rows, the likeliest first."""
+    shapes = {p.name: p.shape for p in zoo.signature(int(own[0]))}
+    told = runnable(zoo, own) if config.reactions == "architecture" else None
+    plain = [plainest_architecture(shapes, stride=stride) for stride in (1, 2)]
+    found: list[Mapping[str, Any]] = [] if told is None else [told]
+    found += [each.to_json() for each in plain if each is not None]
+    return [each for place, each in enumerate(found) if each not in found[:place]][:WAYS]
 
 
 def _compared(logits: Tensor) -> Tensor:

@@ -137,9 +137,9 @@ def _kinds(embeddings: Embeddings) -> dict[str, Tensor] | None:
     if embeddings.summaries is not None:
         kinds["summaries"] = embeddings.summaries[..., latent:]
     if embeddings.reactions is not None:
-        parts = split_reactions(embeddings.reactions.shape[1])
+        parts = split_reactions(embeddings.reactions.shape[2])
         kinds |= {
-            name: embeddings.reactions[:, part]
+            name: embeddings.reactions[..., part]
             for name, part in zip(("answers", "agreement", "functions"), parts, strict=True)
         }
     return {name: torch.from_numpy(block.reshape(len(embeddings), -1)).double() for name, block in kinds.items()}
