@@ -152,7 +152,9 @@ def test_training_with_permutation_repeats_itself_and_says_nothing_of_unknown_la
     assert not pretrain(unknown, config).aligner.alignments
 
 
-@pytest.mark.parametrize("change", [{"permute": 1.5}, {"permuted_views": "none"}, {"align": 1}])
+@pytest.mark.parametrize(
+    "change", [{"permute": 1.5}, {"permuted_views": "none"}, {"positives": "epochs"}, {"align": 1}]
+)
 def test_wrong_settings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(CONFIG, **change)

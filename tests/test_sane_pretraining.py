@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sane_zoos import SMALL, WIDE, stacked, zoo
@@ -212,3 +213,46 @@ def test_what_cannot_be_trained_on_is_refused(change: str, code: str) -> None:
     with pytest.raises(Refusal) as refusal:
         pretrain(Zoo.from_stacked("bad", table, tensors), config)
     assert refusal.value.code == code
+
+
+@pytest.fixture(scope="module")
+def runs() -> Zoo:
+    """Twenty runs of three checkpoints, and one of a single checkpoint."""
+    table = pd.DataFrame({"model": [f"m{i // 3}" for i in range(60)] + ["alone"], "epoch": [*range(3)] * 20 + [0]})
+    return Zoo.from_stacked("runs", table.assign(split="train"), stacked(61))
+
+
+def test_siblings_are_other_checkpoints_of_the_same_run(runs: Zoo) -> None:
+    training = TrainingSet(runs, rows_of_split(runs, "train"), replace(CONFIG, batch_size=61, align=False))
+    every = training.view(0, np.arange(61)).tokens
+
+    def rows(tokens: torch.Tensor) -> list[int]:
+        return [int((every == model).flatten(1).all(dim=1).nonzero()) for model in tokens]
+
+    asked = rows(training.minibatch(4).tokens)
+    found = rows(training.siblings(4).tokens)
+    assert found == rows(training.siblings(4).tokens)
+    assert sorted(asked) == list(range(61))
+    for one, other in zip(asked, found, strict=True):
+        assert one // 3 == other // 3
+        assert (one == other) == (one == 60), "the one that is alone is its own sibling"
+    assert any(
+        other != rows(training.siblings(5).tokens)[asked.index(one)]
+        for one, other in zip(asked, found, strict=True)
+    )
+
+
+def test_contrast_across_checkpoints_brings_those_of_a_run_together(runs: Zoo) -> None:
+    def nearness(positives: str) -> float:
+        """Of projections: mean cosine within runs, less that over all pairs."""
+        config = replace(CONFIG, gamma=1.0, positives=positives, steps=120, mixing=0.0, align=False)
+        encoder = pretrain(runs, config)
+        assert encoder.digest == pretrain(runs, replace(config, steps=120)).digest
+        view = TrainingSet(runs, rows_of_split(runs, "train"), config).view(0, np.arange(60))
+        with torch.no_grad():
+            found = torch.nn.functional.normalize(encoder(view.tokens, view.positions)[2], dim=1)
+        cosine = found @ found.T
+        same = torch.kron(torch.eye(20), torch.ones(3, 3)) - torch.eye(60)
+        return float((cosine * same).sum() / same.sum() - cosine.mean())
+
+    assert nearness("checkpoints") > nearness("views") + 0.1

@@ -228,18 +228,25 @@ def augment(view: View, augmentations: tuple[Augmentation, ...], generator: torc
     return view
 
 
-def views(minibatch: View, config: SaneConfig, generator: torch.Generator) -> list[View]:
+def views(
+    minibatch: View, config: SaneConfig, generator: torch.Generator, siblings: View | None = None
+) -> list[View]:
     """What a step of training is shown: one view of each model, or two where the contrastive loss compares them.
 
-    Two views are of the same models and the same window; they differ in their corruptions and, if the config says
-    so, in that one is permuted.
+    Two views are of the same window, and of the same models or, where siblings are given, of two checkpoints of one
+    run. They differ in their corruptions and, if the config says so, in that one is permuted.
     """
-    clean = augment(minibatch, transformations(config), generator)
-    sources = [clean]
+    sources = [augment(minibatch, transformations(config), generator)]
+    if siblings is not None:
+        sources.append(augment(siblings, transformations(config), generator))
     if config.permute > 0:
-        permuted = RandomPermutation(config.permute)(clean, generator)
+        permute, state = RandomPermutation(config.permute), generator.get_state()
+        permuted = []
+        for source in sources:
+            generator.set_state(state)
+            permuted.append(permute(source, generator))
         compares = config.permuted_views == "one" and config.gamma > 0
-        sources = [clean, permuted] if compares else [permuted]
+        sources = [sources[0], permuted[-1]] if compares else permuted
     state = generator.get_state()
     cut = []
     for source in sources:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 LossNormalisation = Literal["entry", "token", "layer"]
 PermutedViews = Literal["both", "one"]
 FunctionInputs = Literal["images", "noise"]
+Positives = Literal["views", "checkpoints"]
 Reacting = Literal["none", "shapes", "architecture"]
 
 
@@ -34,6 +35,8 @@ class SaneConfig:
         projection: Width of the vectors that the contrastive loss compares.
         gamma: Share of the contrastive loss, 0 to 1; 0 leaves it out and halves the work of a step.
         temperature: Temperature of the contrastive loss.
+        positives: What the contrastive loss holds together: two views of a checkpoint (``"views"``), or it and
+            another checkpoint of the same run (``"checkpoints"``).
         align: Bring the models of a layout whose symmetry is known into one order of their hidden units first, in
             training and whenever the encoder is used.
         scale_features: Show the encoder, beside each token, how large its weights are.
@@ -107,6 +110,7 @@ class SaneConfig:
     universal: bool = False
     gamma: float = 0.05
     temperature: float = 0.1
+    positives: Positives = "views"
     loss_normalisation: LossNormalisation = "token"
     noise: float = 0.05
     mixing: float = 0.0
@@ -169,6 +173,7 @@ class SaneConfig:
         for name, options in (
             ("loss_normalisation", LossNormalisation),
             ("permuted_views", PermutedViews),
+            ("positives", Positives),
             ("function_inputs", FunctionInputs),
             ("reactions", Reacting),
         ):

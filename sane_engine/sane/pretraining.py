@@ -196,7 +196,9 @@ class _Run:
         """Take one step and return its loss."""
         config = self.config
         generator = torch.Generator().manual_seed(step_seed(config.seed, 2, self.step))
-        seen = views(self._training.minibatch(self.step), config, generator)
+        compares = config.gamma > 0 and config.positives == "checkpoints"
+        siblings = self._training.siblings(self.step) if compares else None
+        seen = views(self._training.minibatch(self.step), config, generator, siblings)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self.step, config)
         self.model.train()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -72,9 +73,10 @@ def chunk_length(layout_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one layout, and what of the layout every minibatch needs."""
+    """The rows of one layout, the training run each is of, and what of the layout every minibatch needs."""
 
     rows: Rows
+    runs: Rows
     layout: Layout
     positions: Tensor
     statistics: Statistics | None
@@ -156,7 +158,10 @@ class TrainingSet:
                 summaries = torch.cat([maker.raw(b) for b in self._batches(chunks, cancelled)])
                 self._architectures.update(maker.architectures)
             positions = layout.positions().float()
-            self.groups.append(Group(own, layout, positions, fitted, weight, tokens, permutations, summaries, None))
+            runs = pd.factorize(zoo.table[zoo.group_column].to_numpy()[own])[0].astype(np.int64)
+            self.groups.append(
+                Group(own, runs, layout, positions, fitted, weight, tokens, permutations, summaries, None)
+            )
         self.normalizer = normalizer or Normalizer(statistics)
         self.summariser = self._standardise_summaries(summariser)
         self.position_range = position_range or (float(limits[0]), float(limits[1]), float(limits[2]))
@@ -193,11 +198,27 @@ class TrainingSet:
 
     def minibatch(self, step: int) -> View:
         """The clean view of the minibatch of a step; the same whenever and in whatever order it is asked for."""
+        return self.view(*self._members(step))
+
+    def siblings(self, step: int) -> View:
+        """Of each checkpoint of that minibatch another one of the same run; itself where there is no other."""
+        number, members = self._members(step)
+        runs = self.groups[number].runs
+        random = np.random.default_rng([self._config.seed, 9, step])
+
+        def sibling(member: int) -> int:
+            others = np.flatnonzero(runs == runs[member])
+            others = others[others != member]
+            return int(random.choice(others)) if len(others) else member
+
+        return self.view(number, np.array([sibling(int(member)) for member in members], dtype=np.int64))
+
+    def _members(self, step: int) -> tuple[int, Any]:
+        """Which group the minibatch of a step is of, and which of its members it has."""
         epoch, place = divmod(step, self.batches_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self._shuffle(epoch))
-        number, members = self._order[1][place]
-        return self.view(number, members)
+        return self._order[1][place]
 
     def _shuffle(self, epoch: int) -> list[tuple[int, Any]]:
         """Which rows of which group each minibatch of an epoch takes; rows beyond whole minibatches sit out."""
