@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sampling_bench import kept, write_page
+from benchmarks.kept import kept, write_page
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.batch_norm import Condition, condition_for
 from sane_engine.sampling.frame import frame_of

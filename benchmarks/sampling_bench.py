@@ -1,12 +1,8 @@
-"""What the sampling benchmarks share: a zoo ready to be sampled, how samples are measured, points that are kept."""
+"""What the sampling benchmarks share: a zoo ready to be sampled, and how samples are measured."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sane_engine.sampling.anchors import choose_anchors
@@ -15,7 +11,6 @@ from sane_engine.sampling.novelty import Reference, agreement, reference_of
 from sane_engine.sampling.spaces import Space, space_of
 from sane_engine.sampling.task import Task, task_of
 from sane_engine.sane import Sane, load_encoder
-from sane_engine.workspace import atomic_file
 from sane_engine.zoo import Zoo, load_zoo
 
 SPACES = ("latents", "pca", "weights")
@@ -62,26 +57,3 @@ def measured(bench: Bench, stacked: Any) -> dict[str, float]:
         "error_overlap": float(overlap.mean()),
         "ensemble": float((logits.softmax(dim=2).mean(dim=0).argmax(dim=1) == labels).double().mean()),
     }
-
-
-def write_page(text: str, out: Path | None) -> None:
-    """A page to a file, or where there is none to the screen."""
-    if out is None:
-        print(text)
-        return
-    with atomic_file(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def kept(state: Path, key: dict[str, Any], make: Any) -> Any:
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    path = state / f"{name}.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))["found"]
-    if make is None:
-        return None
-    found = make()
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"key": key, "found": found}) + "\n", encoding="utf-8")
-    print(key, found, file=sys.stderr, flush=True)
-    return found

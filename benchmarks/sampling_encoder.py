@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.sampling_bench import Bench, bench_of, kept, write_page
+from benchmarks.kept import kept, write_page
+from benchmarks.sampling_bench import Bench, bench_of
 from benchmarks.sampling_frontier import at_novelty, key_of, point
 from sane_engine.zoo.training import one_thread
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.sampling_bench import SPACES, Bench, bench_of, kept, measured
+from benchmarks.kept import kept
+from benchmarks.sampling_bench import SPACES, Bench, bench_of, measured
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, mean_network, random_networks
 from sane_engine.sampling.evaluation import known_distances

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.sampling_bench import SPACES, Bench, bench_of, kept, measured, write_page
+from benchmarks.kept import kept, write_page
+from benchmarks.sampling_bench import SPACES, Bench, bench_of, measured
 from benchmarks.sampling_frontier import LEVELS, at_novelty, key_of, point
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, random_networks

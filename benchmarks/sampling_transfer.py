@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.sampling_bench import write_page
+from benchmarks.kept import write_page
 from sane_engine.sampling.anchors import choose_anchors
 from sane_engine.sampling.controls import SCHEMES, random_networks
 from sane_engine.sampling.evaluation import stack

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,9 +16,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sane_engine.sane.consensus import Consensus
+    from sane_engine.sane.remembered import Remembered
     from sane_engine.zoo import Zoo
 
+    Stacked = dict[str, Tensor]
+
+_KEPT = 4096
+"""Networks whose answers stay in memory, 23 KB each: every outer split asks for them again."""
+
 _MODELS_AT_ONCE = 256
+
+
+@lru_cache(maxsize=1)
+def _remembered() -> Remembered:
+    from sane_engine.sane.remembered import Remembered
+
+    return Remembered(_KEPT)
 
 
 class ConsensusAgreement:
@@ -68,6 +83,7 @@ class ConsensusAgreement:
 
         from sane_engine.behaviour.networks import by_activation
         from sane_engine.sane.consensus import answers, noise_images
+        from sane_engine.sane.remembered import keys_of
         from sane_engine.zoo.architectures import as_architecture
 
         one_layout(zoo, "Agreement on noise")
@@ -81,9 +97,17 @@ class ConsensusAgreement:
             for start in range(0, len(own), _MODELS_AT_ONCE):
                 stop_if(cancelled)
                 rows = own[start : start + _MODELS_AT_ONCE]
-                found[rows] = answers(
-                    self._architecture, zoo.stacked(rows), images, activation=architecture.activation
-                )
+                stacked, activation = zoo.stacked(rows), architecture.activation
+                way = json.dumps([self._architecture, activation, self.seed], sort_keys=True)
+
+                def make(
+                    places: list[int], stacked: Stacked = stacked, activation: str = activation
+                ) -> tuple[Tensor, ...]:
+                    missing = {name: tensor[places] for name, tensor in stacked.items()}
+                    return (answers(self._architecture, missing, images, activation=activation),)
+
+                keys = keys_of(way, [stacked[name] for name in known.shapes])
+                (found[rows],) = _remembered().rows(keys, make, _MODELS_AT_ONCE)
                 done += len(rows)
                 progress(done, len(zoo), "answers to noise")
         return found
