@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sane_zoos import SMALL, WIDE, stacked, zoo
+from sane_zoos import SMALL, WIDE, stacked, symmetric_zoo, zoo
 
 from sane_engine import tokenize_batch
 from sane_engine.checkpoint import Refusal
@@ -20,6 +20,7 @@ from sane_engine.sane import (
     Sane,
     SaneConfig,
     decode_models,
+    decoded_accuracy,
     embed,
     embedding,
     plan_windows,
@@ -30,6 +31,7 @@ from sane_engine.sane import (
 from sane_engine.sane.positions import rescaled_positions
 from sane_engine.sane.scorecard import scorecard
 from sane_engine.zoo import Zoo
+from sane_engine.zoo.architectures import as_architecture, build
 
 CONFIG = SaneConfig(
     token_size=10, latent=4, d_model=16, layers=2, heads=2, feedforward=32, window=64,
@@ -338,3 +340,18 @@ def test_numbers_below_one_are_named(encoder: Sane, small_zoo: Zoo) -> None:
         embed(encoder, small_zoo, batch_size=0)
     with pytest.raises(ValueError, match="max_tokens_per_layer must be at least 1"):
         embed(encoder, small_zoo, max_tokens_per_layer=0)
+
+
+def test_decoded_accuracy_is_of_the_network_that_each_row_names() -> None:
+    tanh = symmetric_zoo(12)
+    images, labels = torch.randn(40, 1, 6, 6), torch.randint(3, (40,))
+    named = tanh.with_columns(activation=["relu", None, "tanh"] * 4, split="test")
+    encoder = pretrain(tanh.with_columns(split="train"), replace(CONFIG, steps=2))
+    found = decoded_accuracy(encoder, named, images, labels)
+    assert found["row"].tolist() == list(range(12))
+    for row in range(12):
+        own = {name: tensor.float() for name, tensor in named.tensors(row).items()}
+        network = build(as_architecture({**named.architecture, "activation": "relu" if row % 3 == 0 else "tanh"}))
+        network.load_state_dict(own)
+        expected = (network(images).argmax(dim=1) == labels).float().mean()
+        assert found["original"][row] == pytest.approx(float(expected))

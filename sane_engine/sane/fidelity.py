@@ -240,7 +240,8 @@ def decoded_accuracy(
 
     Args:
         encoder: Trained on the zoo's layout.
-        zoo: With an architecture the engine can rebuild; where activations vary, the table has them.
+        zoo: With an architecture the engine can rebuild; where activations vary, the table has them. A row without
+            one has the architecture's own.
         images: ``[n, c, h, w]``.
         labels: ``[n]``.
         rows: Row numbers, of one layout; by default those of split ``"test"``.
@@ -255,20 +256,20 @@ def decoded_accuracy(
     """
     import pandas as pd
 
-    from sane_engine.zoo.architectures import evaluate
+    from sane_engine.behaviour.networks import by_activation
+    from sane_engine.zoo.architectures import as_architecture, evaluate
 
     if zoo.architecture is None:
         raise Refusal("no-architecture", "The zoo does not say how to run its models.", "Add its architecture.")
     rows = rows_of_split(zoo, "test") if rows is None else np.asarray(rows, dtype=np.int64)
-    column = zoo.table["activation"].to_numpy() if "activation" in zoo.table else np.full(len(zoo), None)
     parts = []
     done = 0
-    for activation in dict.fromkeys(column[rows].tolist()):
+    for known, own in by_activation(zoo.select(rows), as_architecture(zoo.architecture)):
         stop_if(cancelled)
-        members = rows[column[rows] == activation]
+        members = rows[own]
         batch = token_batch(zoo, members, encoder.config.token_size)
         found = [
-            evaluate(zoo.architecture, stacked, images, labels, activation=activation, cancelled=cancelled)[
+            evaluate(zoo.architecture, stacked, images, labels, activation=known.activation, cancelled=cancelled)[
                 0
             ].numpy()
             for stacked in (zoo.stacked(members), decode_models(encoder, batch))
