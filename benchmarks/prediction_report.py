@@ -34,6 +34,7 @@ def main() -> None:
     parts = {
         "MARGINS": margins(tables),
         "TABLES": "\n".join(section(table) for table in tables),
+        "HYPERPARAMETERS": "\n".join(hyperparameters(table) for table in tables).strip() or "Not run yet.",
         "ABLATION": "\n".join(ablation(one) for one in ablations) or "Not run yet.",
         "RECONSTRUCTION": reconstruction(ablations),
     }
@@ -80,6 +81,40 @@ def section(table: ProbeTable) -> str:
     missing = [f"`{name}`" for name in representations() if name not in known]
     if missing:
         lines.append(f"\nNot run here: {', '.join(missing)}.")
+    return "\n".join(lines) + "\n"
+
+
+def hyperparameters(table: ProbeTable) -> str:
+    """What else each representation of one zoo tells; nothing where the three main properties alone were probed."""
+    summary = table.summary()
+    targets = [name for name in dict.fromkeys(summary["target"]) if name not in TARGETS]
+    if not targets:
+        return ""
+    labels = []
+    for target in targets:
+        first = summary[summary["target"] == target].iloc[0]
+        label = target.replace("_", " ")
+        if first["metric"] == "balanced_accuracy":
+            label += f", balanced accuracy (chance {number(first['chance'], 2)})"
+        else:
+            label += ", R² of its logarithm" if first["scale"] == "log10" else ", R²"
+        labels.append(label)
+    lines = [f"### `{table.record['zoo']}`\n", "| representation | " + " | ".join(labels) + " |"]
+    lines.append("| --- " * (1 + len(targets)) + "|")
+    best = {target: summary.loc[summary["target"] == target, "mean"].max() for target in targets}
+    found = summary.set_index(["representation", "target"])
+    for name in [*representations(), "combination"]:
+        if (name, targets[0]) not in found.index:
+            continue
+        row = [f"`{name}`"]
+        for target in targets:
+            if (name, target) not in found.index:
+                row.append("")
+                continue
+            one = found.loc[(name, target)]
+            score = f"{number(one['mean'])} ± {number(one['spread'])}"
+            row.append(f"**{score}**" if one["mean"] >= best[target] - 5e-4 else score)
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 
