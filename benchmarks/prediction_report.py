@@ -35,6 +35,7 @@ def main() -> None:
         "MARGINS": margins(tables),
         "TABLES": "\n".join(section(table) for table in tables),
         "HYPERPARAMETERS": "\n".join(hyperparameters(table) for table in tables).strip() or "Not run yet.",
+        "GAINS": gains(tables),
         "ABLATION": "\n".join(ablation(one) for one in ablations) or "Not run yet.",
         "RECONSTRUCTION": reconstruction(ablations),
     }
@@ -146,12 +147,34 @@ def margins(tables: list[ProbeTable]) -> str:
                     if not len(difference):
                         row.append("not run")
                         continue
-                    mean, spread = difference.mean(), difference.std()
                     wanted = WANTED.get((other, target), 0.0) if other != best else 0.0
-                    short = "" if mean >= wanted else " (short)"
-                    row.append(f"{mean:+.3f} ± {spread:.3f}{short}".replace("0.", "."))
+                    row.append(signed(difference) + ("" if difference.mean() >= wanted else " (short)"))
                 lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def gains(tables: list[ProbeTable]) -> str:
+    """What training adds to SANE without summaries: per layer, against random weights and principal components."""
+    lines = [
+        "| zoo | property | `sane-layers` | above `sane-untrained` by | above `token-pca` by | above `sane` by |",
+        "| --- " * 6 + "|",
+    ]
+    for table in tables:
+        summary = table.summary().set_index(["representation", "target"])["mean"]
+        for target, label in TARGETS.items():
+            if ("sane-layers", target) not in summary.index:
+                continue
+            row = [f"`{table.record['zoo']}`", label, number(summary["sane-layers", target])]
+            for other in ("sane-untrained", "token-pca", "sane"):
+                difference = paired(table, "sane-layers", other, target)
+                row.append(signed(difference) if len(difference) else "not run")
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "Not run yet."
+
+
+def signed(difference: pd.Series) -> str:
+    """Mean and spread of differences."""
+    return f"{difference.mean():+.3f} ± {difference.std():.3f}".replace("0.", ".")
 
 
 def ablation(record: dict[str, Any]) -> str:
