@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tiny_zoo import network, tiny_zoo
 
 from pages.components import state
 from pages.components.predict_table import wide
-from sane_engine.jobs import cancel, jobs
+from sane_engine.jobs import ACTIVE, cancel, find_job, jobs
 from sane_engine.probing import ProbeTable, probe_table
 from sane_engine.representations import representations
 from sane_engine.zoo import load_zoo
@@ -43,6 +44,16 @@ def test_without_a_table_it_says_how_to_make_one_and_makes_a_quick_one(app: Open
     assert {"Weight statistics s(W)", "Per-token PCA", "SANE, untrained"} == set(table["representation"])
 
 
+def stop(name: str) -> None:
+    """Cancel a job and wait until it is over: while it runs the page shows it in place of the button."""
+    cancel(name)
+    for _ in range(600):
+        if find_job(name).state not in ACTIVE:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the job does not stop")
+
+
 def test_the_full_probe_runs_as_a_job_and_its_table_appears(app: Open, workspace: Path, tiny_assets: Path) -> None:
     shown = app("predict", zoo="tiny")
     next(b for b in shown.button if b.label == "Probe all representations").click().run()
@@ -50,7 +61,7 @@ def test_the_full_probe_runs_as_a_job_and_its_table_appears(app: Open, workspace
     (job,) = jobs()
     assert job.arguments == ("probe", "tiny")
     assert not [b for b in shown.button if b.label.startswith("Probe all")]
-    cancel(job.id)
+    stop(job.id)
     zoo = load_zoo(tiny_assets / "zoos" / "tiny")
     probe_table(zoo, ["statistics"], ["test_accuracy"], outer_splits=3)
     probe_table(zoo, ["raw"], ["test_accuracy"], outer_splits=3)  # as a job would, in its own process
@@ -60,7 +71,7 @@ def test_the_full_probe_runs_as_a_job_and_its_table_appears(app: Open, workspace
     others = len(representations()) - 2
     next(b for b in shown.button if b.label == f"Probe the other {others} representations").click().run()
     arguments = jobs()[0].arguments
-    cancel(jobs()[0].id)
+    stop(jobs()[0].id)
     assert arguments[:4] == ("probe", "tiny", "--splits", "3")
     assert arguments.count("--representation") == others
 
