@@ -229,22 +229,18 @@ def test_agreement_is_with_the_training_models(zoo: Zoo) -> None:
     assert (own[..., same].mean(dim=0) > other[..., same].mean(dim=0)).all(), "turned outputs agree less"
 
 
-def test_networks_are_run_in_two_ways_of_which_the_zoo_may_tell_one(zoo: Zoo) -> None:
+def test_networks_are_run_as_the_zoo_says_or_as_the_two_plainest(zoo: Zoo) -> None:
     rows = np.arange(8, dtype=np.int64)
     plain, halved = (plainest_architecture(SYMMETRIC, stride=stride) for stride in (1, 2))
     assert plain is not None and halved is not None
-    for how, expected in (
-        ("shapes", [plain, halved]),
-        ("architecture", [as_architecture(zoo.architecture), plain]),
-    ):
+    for how, expected in (("shapes", [plain, halved]), ("architecture", [as_architecture(zoo.architecture)])):
         reactions = fit_reactions(zoo, rows, replace(CONFIG, reactions=how))
         assert reactions is not None
-        distinct = list(dict.fromkeys(expected))
-        assert [as_architecture(way.architecture) for way in reactions.ways][: len(distinct)] == distinct
+        assert [as_architecture(way.architecture) for way in reactions.ways] == expected
         found = reactions.apply(tokenize_batch(zoo.stacked(rows), 8))
         assert found is not None
-        assert found.shape[:2] == (8, 2)
-        assert not torch.equal(found[:, 0], found[:, 1])
+        assert found.shape[:2] == (8, len(expected))
+        assert not torch.equal(found[:, 0], found[:, -1]) or len(expected) == 1
 
 
 def test_plainest_architecture_has_the_shapes() -> None:

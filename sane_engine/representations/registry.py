@@ -231,13 +231,12 @@ _ENTRIES = (
     Entry(
         "sane-predictive",
         "SANE, for prediction",
-        "Summaries of layers, and reactions to noise of the networks as their zoo says and of the plainest, beside "
-        "those of the training models; random features of them.",
+        "Summaries of layers and reactions to noise, beside those of the training models; random features of them.",
         "architecture",
         _predictive("sane-predictive", "architecture"),
         depends_on_training=True,
         seeded=True,
-        version=4,
+        version=5,
     ),
 )
 

@@ -47,7 +47,7 @@ class SaneConfig:
         noise_behaviour: Let summaries, where the architecture is known, also say what the network does with noise.
         reactions: What the readout is told of reactions to noise (see ``reactions.py``): nothing (``"none"``),
             those of the two plainest networks that have such weights (``"shapes"``), or, where it is known how to
-            run them, of the networks themselves and of the plainest (``"architecture"``).
+            run them, of the networks themselves (``"architecture"``).
         readout: Random features of the embedding that a linear probe is given, so that it can follow what is not
             linear (see ``readout.py``). 0 is none.
         universal: Standardise every network by its own means and standard deviations, tensor by tensor, and rescale

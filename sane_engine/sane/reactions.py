@@ -3,11 +3,10 @@
 Three kinds of numbers: how a network answers, how near it comes to the mean answer of the training models, and
 where among theirs its answers lie. No data and no labels.
 
-Networks are run in two ways. Where only weights may be looked at (``"shapes"``), as the two plainest chains that
-tensors of these shapes can belong to: with stride 1 throughout, and with stride 2 in the first convolution. Neither
-need be what they were trained as; they still preserve most of what tells a good network from a bad one, and what a
-network does as something that it is not says of itself more than one of the two. With ``"architecture"`` they are
-run as their zoo says, and as the plainest of these chains.
+Networks are run as their zoo says (``"architecture"``), or, where only weights may be looked at (``"shapes"``), in two
+ways: as the plainest chains that tensors of these shapes can belong to, with stride 1 throughout and with stride 2 in
+the first convolution. Neither need be what they were trained as; they still preserve most of what tells a good
+network from a bad one, and two say more than one.
 
 All numbers stay the same when hidden units change places, or signs behind an odd activation.
 """
@@ -51,8 +50,8 @@ _LARGEST = 1e4
 _known = Remembered(KEPT)
 
 
-WAYS = 2
-"""In how many ways networks are run, at most."""
+STRIDES = (1, 2)
+"""Of the first convolution of the networks that are run where nobody says what they are."""
 
 
 @dataclass(frozen=True)
@@ -176,13 +175,12 @@ def fit_reactions(
 
 
 def _architectures(zoo: Zoo, own: Rows, config: SaneConfig) -> list[Mapping[str, Any]]:
-    """The ways to run the networks of these rows, the likeliest first."""
+    """The ways to run the networks of these rows."""
+    if config.reactions == "architecture" and (told := runnable(zoo, own)) is not None:
+        return [told]
     shapes = {p.name: p.shape for p in zoo.signature(int(own[0]))}
-    told = runnable(zoo, own) if config.reactions == "architecture" else None
-    plain = [plainest_architecture(shapes, stride=stride) for stride in (1, 2)]
-    found: list[Mapping[str, Any]] = [] if told is None else [told]
-    found += [each.to_json() for each in plain if each is not None]
-    return [each for place, each in enumerate(found) if each not in found[:place]][:WAYS]
+    plain = [plainest_architecture(shapes, stride=stride) for stride in STRIDES]
+    return [each.to_json() for each in dict.fromkeys(plain) if each is not None]
 
 
 def _compared(logits: Tensor) -> Tensor:
