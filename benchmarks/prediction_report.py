@@ -25,10 +25,12 @@ TEXT = Path(__file__).with_name("prediction_text.md")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--probe", type=Path, nargs="+", required=True, help="what `probe --out` wrote")
+    parser.add_argument(
+        "--probe", type=Path, nargs="+", required=True, help="what `probe --out` wrote; first the later"
+    )
     parser.add_argument("--ablation", type=Path, nargs="*", default=[], help="what benchmarks.prediction wrote")
     arguments = parser.parse_args()
-    tables = [ProbeTable.load(path) for path in arguments.probe]
+    tables = together([ProbeTable.load(path) for path in arguments.probe])
     ablations = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.ablation]
     text = TEXT.read_text(encoding="utf-8")
     parts = {
@@ -42,6 +44,15 @@ def main() -> None:
     for name, part in parts.items():
         text = text.replace(f"<!-- {name} -->", part.strip())
     print(text.rstrip())
+
+
+def together(tables: list[ProbeTable]) -> list[ProbeTable]:
+    """One table a zoo: of two with the same splits the first counts where both know something."""
+    found: dict[str, ProbeTable] = {}
+    for table in tables:
+        zoo = str(table.record["zoo"])
+        found[zoo] = found[zoo].merged(table) if zoo in found else table
+    return list(found.values())
 
 
 def number(value: float, digits: int = 3) -> str:

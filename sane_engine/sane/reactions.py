@@ -3,10 +3,10 @@
 Three kinds of numbers: how a network answers, how near it comes to the mean answer of the training models, and
 where among theirs its answers lie. No data and no labels.
 
-Networks are run as their zoo says (``"architecture"``), or, where only weights may be looked at (``"shapes"``), in two
-ways: as the plainest chains that tensors of these shapes can belong to, with stride 1 throughout and with stride 2 in
-the first convolution. Neither need be what they were trained as; they still preserve most of what tells a good
-network from a bad one, and two say more than one.
+Networks are run as their zoo says (``"architecture"``), or, where only weights may be looked at (``"shapes"``),
+in two ways: as the plainest chains that tensors of these shapes can belong to, with stride 1 throughout and with
+stride 2 in the first convolution. Neither need be what they were trained as; they still preserve most of what tells
+a good network from a bad one, and two say more than one.
 
 All numbers stay the same when hidden units change places, or signs behind an odd activation.
 """
