@@ -35,10 +35,10 @@ or five times without their accuracies: how their ranges differ from the zoo's, 
 outside; after the first of these, what is outside was measured by the zoo's networks that learnt
 something, instead of all, among them some that had diverged, and after the second the configuration had
 to contain the agreement. The list of the strangers' accuracies had been seen when the work began; it
-was set against predictions three times, by the command above: once, then with a second way to run networks
-in SANE
-for prediction, then without it again. The second way had a lower τ on the zoo (0.70) and on the strangers (0.71); it
-was taken back for the former, and because it lost on `digits-independent` too, but both had been seen."""
+was set against predictions three times, by the command above: once, then with a second way to run
+networks in SANE for prediction, then without it again. The second way had a lower τ on the zoo (0.70)
+and on the strangers (0.71); it was taken back for the former, and because it lost on
+`digits-independent` too, but both had been seen."""
 
 
 def _filled(text: str, **values: Any) -> str:
